@@ -1,0 +1,30 @@
+# Where pip finds PyTorch's CPU build; off this default: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+export PYTHONHASHSEED = 0
+
+.PHONY: demo test lint
+
+demo: .venv/.demo
+	@.venv/bin/python examples/run_demo.py
+
+test: .venv/.dev
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m mypy
+	@.venv/bin/lint-imports
+	@.venv/bin/python -m pytest
+
+.venv/.base: pyproject.toml constraints.txt Makefile
+	@echo "making .venv (PyTorch's CPU build is 200 MB; a minute or two)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
+	@touch $@
+
+.venv/.demo: .venv/.base
+	@$(PIP) --editable '.[torch,openvino]'
+	@touch $@
+
+.venv/.dev: .venv/.base
+	@$(PIP) --editable '.[torch,openvino,dev]'
+	@touch $@ .venv/.demo

@@ -1,0 +1,116 @@
+"""What evidence looks like on disk: numbers with intervals, nothing computed later by anyone who shows them.
+
+Rates are fractions in [0, 1]. A change is ``deployed - reference``, so a fall is negative. A group is a mapping
+from sensitive attribute to level; the empty mapping is everyone.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fairdeploy.records import Record
+
+Level = Literal["compiled", "simulated", "proxy", "emulated", "device"]
+LEVELS: tuple[Level, ...] = ("compiled", "simulated", "proxy", "emulated", "device")
+Reference = Literal["dense", "compact"]
+Group = dict[str, str]
+
+
+class Interval(Record):
+    """Two-sided interval for showing; a gate computes its own one-sided bound."""
+
+    lower: float
+    upper: float
+    confidence: float
+    method: str
+
+
+class Rate(Record):
+    """One metric of one cell; `value` and `interval` are None where the denominator is empty."""
+
+    metric: str
+    group: Group
+    context: Group = {}
+    n: int
+    clusters: int | None
+    value: float | None
+    interval: Interval | None
+
+
+class Change(Record):
+    """Paired change of one metric in one cell.
+
+    `lost` counts rows whose indicator fell from 1 (reference) to 0 (deployed), `gained` the reverse.
+    """
+
+    metric: str
+    against: Reference
+    group: Group
+    context: Group = {}
+    n: int
+    clusters: int | None
+    lost: int
+    gained: int
+    reference: float | None
+    deployed: float | None
+    change: float | None
+    design_effect: float
+    interval: Interval | None
+
+
+class Gap(Record):
+    """A disparity over the levels of one attribute: largest minus smallest rate, in fairlearn's convention."""
+
+    metric: str
+    attribute: str
+    value: float | None
+    interval: Interval | None
+    highest: str | None
+    lowest: str | None
+    undefined: tuple[str, ...] = ()
+
+
+class Latency(Record):
+    """Single-stream latency in milliseconds; bounds are distribution-free from order statistics."""
+
+    runs: int
+    threads: int
+    mean_ms: float
+    percentiles: dict[str, float]
+    intervals: dict[str, Interval]
+
+
+class Stage(Record):
+    """Rates per group at one stage of the line, and what changed against the dense network."""
+
+    stage: Literal["dense", "pruned", "compact", "exported", "quantised", "runtime"]
+    rates: tuple[Rate, ...]
+    changes: tuple[Change, ...]
+
+
+class EvidenceRecord(Record):
+    """Everything known about one artifact on one target."""
+
+    schema_version: Literal[1] = 1
+    target: str
+    level: Level | None
+    level_reason: str
+    fake_device: bool = False
+    artifact_digest: str | None
+    spec_digest: str
+    data_fingerprint: str
+    reference_digests: dict[str, str]
+    tally_digests: dict[str, str]
+    failure: str | None = None
+    runtime: dict[str, str]
+    requested_precision: str
+    realised_precision: dict[str, int]
+    size_bytes: int | None
+    peak_memory_mb: float | None
+    rates: tuple[Rate, ...]
+    changes: tuple[Change, ...]
+    gaps: tuple[Gap, ...]
+    latency: Latency | None
+    reference_latency: dict[str, Latency]
+    stages: tuple[Stage, ...]
+    seed: int

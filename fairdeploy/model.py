@@ -1,0 +1,99 @@
+"""`ModelSpec`: what makes predictions comparable anywhere.
+
+A verdict holds only for the same inputs, preprocessing and decision rule, so these are one digested record
+that travels with every artifact and is checked on every backend. The runner applies it (``devices/runner.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fairdeploy.records import Record
+
+Task = Literal["binary-classification", "multiclass-classification"]
+Dimension = Literal["batch"] | Annotated[int, Field(ge=1)]
+
+
+class TensorSpec(Record):
+    """One named input: shape with a leading ``batch``, and the dtype the network is fed."""
+
+    shape: tuple[Dimension, ...] = Field(min_length=2)
+    dtype: Literal["float32"] = "float32"
+
+    @model_validator(mode="after")
+    def _batch_comes_first(self) -> TensorSpec:
+        if self.shape[0] != "batch" or "batch" in self.shape[1:]:
+            raise ValueError("the first dimension, and only it, is 'batch': write shape: [batch, 3, 32, 32]")
+        return self
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row, without the batch dimension."""
+        return tuple(int(size) for size in self.shape[1:])
+
+
+class Preprocess(Record):
+    """``(x - mean) / std`` per channel (axis 1), after swapping red and blue for ``color: bgr``."""
+
+    color: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, ...] = ()
+    std: tuple[Annotated[float, Field(gt=0)], ...] = ()
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Preprocess:
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean has {len(self.mean)} values and std {len(self.std)}: give one per channel"
+            )
+        return self
+
+
+class Decision(Record):
+    """How probabilities become a predicted class: a threshold on class 1, or the largest."""
+
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+
+
+class ModelSpec(Record):
+    """Inputs, preprocessing, output and decision rule of a network.
+
+    Attributes
+    ----------
+    task : {"binary-classification", "multiclass-classification"}
+    inputs : dict of str to TensorSpec
+        Named inputs, in the order of the network's arguments.
+    output : {"logits", "probabilities"}
+        What the network's first output [n, classes] holds.
+    classes : tuple of str
+        Names by index; binary tasks have two and class 1 is the positive one.
+    """
+
+    task: Task
+    inputs: dict[str, TensorSpec] = Field(min_length=1)
+    preprocess: Preprocess = Preprocess()
+    output: Literal["logits", "probabilities"] = "logits"
+    classes: tuple[str, ...] = ("negative", "positive")
+    decision: Decision = Decision()
+
+    @model_validator(mode="after")
+    def _classes_fit_the_task(self) -> ModelSpec:
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            raise ValueError("classes: give at least two different names")
+        if self.task == "binary-classification":
+            if len(self.classes) != 2:
+                raise ValueError(f"a binary task has two classes, not {len(self.classes)}")
+        elif self.decision.threshold is not None:
+            raise ValueError("decision.threshold is for binary tasks; leave it out to take the largest class")
+        channels = len(self.preprocess.mean)
+        for name, tensor in self.inputs.items():
+            if channels and tensor.row_shape[0] != channels:
+                raise ValueError(
+                    f"preprocess.mean has {channels} values but input '{name}' has {tensor.row_shape[0]} channels"
+                )
+            if self.preprocess.color == "bgr" and tensor.row_shape[0] != 3:
+                raise ValueError(
+                    f"preprocess.color: bgr needs 3 channels, input '{name}' has {tensor.row_shape[0]}"
+                )
+        return self

@@ -1,0 +1,172 @@
+"""`Project`: the parsed ``fairdeploy.yaml``. Unknown keys are refused with line and column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from fairdeploy import yamlfile
+from fairdeploy.model import Decision, ModelSpec, Preprocess, Task, TensorSpec
+from fairdeploy.records import Record
+from fairdeploy.target import Target
+from fairdeploy.yamlfile import Document
+
+CONFIG_NAME = "fairdeploy.yaml"
+ImportString = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class ModelSource(Record):
+    """Where the dense network comes from, and its `ModelSpec` fields."""
+
+    import_: ImportString = Field(alias="import")
+    weights: Path
+    inputs: dict[str, TensorSpec] = Field(min_length=1)
+    preprocess: Preprocess = Preprocess()
+    output: Literal["logits", "probabilities"] = "logits"
+    classes: tuple[str, ...] = ("negative", "positive")
+    decision: Decision = Decision()
+
+
+class DataSource(Record):
+    """A callable that returns the five splits by name, its arguments, and the files it reads."""
+
+    import_: ImportString = Field(alias="import")
+    arguments: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+
+class Groups(Record):
+    """The declared groups: sensitive attributes with their levels, contexts, and the cluster column.
+
+    A missing attribute value is the level ``unknown``; a declared level without rows is listed with n = 0.
+    """
+
+    attributes: dict[str, tuple[str, ...]] = Field(min_length=1)
+    contexts: tuple[str, ...] = ()
+    cluster: str | None = None
+
+    @field_validator("attributes")
+    @classmethod
+    def _levels_are_usable(cls, attributes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, levels in attributes.items():
+            if len(levels) < 2 or len(set(levels)) != len(levels) or "unknown" in levels:
+                raise ValueError(
+                    f"{name}: declare at least two different levels; 'unknown' is added by itself"
+                )
+        return attributes
+
+
+class Keep(Record):
+    """The fraction of the dense network's MACs that is kept; a list makes one candidate per level."""
+
+    macs: tuple[Fraction, ...] = Field(min_length=1)
+
+    @field_validator("macs", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class Recover(Record):
+    """Fine-tuning after removal: AdamW with a one-cycle rate on the train split.
+
+    ``sampling: balanced`` draws every group x label cell equally often.
+    """
+
+    epochs: int = Field(default=0, ge=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    batch_size: int = Field(default=128, ge=1)
+    sampling: Literal["natural", "balanced"] = "natural"
+
+
+class Prune(Record):
+    """How the network is made small."""
+
+    method: Literal["magnitude", "none"] = "none"
+    keep: Keep | None = None
+    round_to: int = Field(default=8, ge=1)
+    recover: Recover = Recover()
+
+    @model_validator(mode="after")
+    def _keep_goes_with_a_method(self) -> Prune:
+        if (self.method == "none") != (self.keep is None):
+            raise ValueError("give 'keep' with a pruning method, and leave it out with method: none")
+        return self
+
+
+class TargetUse(Record):
+    """One entry under ``targets:``: a target file, under an id of its own, with gates of the place."""
+
+    use: str
+    id: str | None = None
+    gates: dict[str, Any] = Field(default_factory=dict)
+
+
+class Project(Record):
+    """The parsed ``fairdeploy.yaml``; paths are relative to its folder."""
+
+    version: Literal[1]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    task: Task
+    seed: int = Field(default=0, ge=0)
+    model: ModelSource
+    data: DataSource
+    groups: Groups
+    prune: Prune = Prune()
+    gates: dict[str, Any] = Field(min_length=1)
+    targets: tuple[TargetUse, ...] = Field(min_length=1)
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _names_are_targets(cls, value: Any) -> Any:
+        return (
+            [{"use": one} if isinstance(one, str) else one for one in value]
+            if isinstance(value, list)
+            else value
+        )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The record that makes predictions comparable."""
+        source = self.model
+        return ModelSpec(
+            task=self.task, inputs=source.inputs, preprocess=source.preprocess, output=source.output,
+            classes=source.classes, decision=source.decision,
+        )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _spec_is_valid(self) -> Project:
+        _ = self.spec
+        return self
+
+
+def load_project(folder: Path, config: str = CONFIG_NAME) -> tuple[Project, Document]:
+    """Read and validate a project's file.
+
+    Returns
+    -------
+    project : Project
+    document : Document
+        The same as plain data, with the line and column of every key.
+
+    Raises
+    ------
+    ConfigError
+        With file, line, column and the nearest known name.
+    """
+    document = yamlfile.read(folder / config)
+    return yamlfile.validate(Project, document), document
+
+
+def resolve_targets(project: Project, folder: Path, only: tuple[str, ...] = ()) -> list[Target]:
+    """Return the project's targets, or those named by `only` (id or alias; any known target may be named).
+
+    Raises
+    ------
+    ConfigError
+        If a target is unknown, invalid, or two share an id.
+    """
+    raise NotImplementedError
