@@ -44,9 +44,7 @@ class Preprocess(Record):
     @model_validator(mode="after")
     def _same_length(self) -> Preprocess:
         if len(self.mean) != len(self.std):
-            raise ValueError(
-                f"mean has {len(self.mean)} values and std {len(self.std)}: give one per channel"
-            )
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}: give one per channel")
         return self
 
 
@@ -93,7 +91,5 @@ class ModelSpec(Record):
                     f"preprocess.mean has {channels} values but input '{name}' has {tensor.row_shape[0]} channels"
                 )
             if self.preprocess.color == "bgr" and tensor.row_shape[0] != 3:
-                raise ValueError(
-                    f"preprocess.color: bgr needs 3 channels, input '{name}' has {tensor.row_shape[0]}"
-                )
+                raise ValueError(f"preprocess.color: bgr needs 3 channels, input '{name}' has {tensor.row_shape[0]}")
         return self

@@ -53,9 +53,7 @@ class Groups(Record):
     def _levels_are_usable(cls, attributes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for name, levels in attributes.items():
             if len(levels) < 2 or len(set(levels)) != len(levels) or "unknown" in levels:
-                raise ValueError(
-                    f"{name}: declare at least two different levels; 'unknown' is added by itself"
-                )
+                raise ValueError(f"{name}: declare at least two different levels; 'unknown' is added by itself")
         return attributes
 
 
@@ -122,11 +120,7 @@ class Project(Record):
     @field_validator("targets", mode="before")
     @classmethod
     def _names_are_targets(cls, value: Any) -> Any:
-        return (
-            [{"use": one} if isinstance(one, str) else one for one in value]
-            if isinstance(value, list)
-            else value
-        )
+        return [{"use": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
 
     @property
     def spec(self) -> ModelSpec:

@@ -110,11 +110,7 @@ def resolve_target(name: str, project_dir: Path | None = None) -> yamlfile.Docum
     seen = [name]
     while (base := document.data.pop("extends", None)) is not None:
         if base in seen or base not in files:
-            reason = (
-                "extends itself"
-                if base in seen
-                else f"extends unknown '{base}'{yamlfile.nearest(base, files)}"
-            )
+            reason = "extends itself" if base in seen else f"extends unknown '{base}'{yamlfile.nearest(base, files)}"
             raise ConfigError(f"target '{name}' {reason}", file=files[seen[-1]])
         seen.append(base)
         document = yamlfile.overlay(yamlfile.read(files[base]), document)

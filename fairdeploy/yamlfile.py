@@ -134,9 +134,7 @@ def _plain(node: Any, path: KeyPath, file: Path, origins: dict[KeyPath, Origin])
         for key, value in node.items():
             line, column = node.lc.key(key)
             if not isinstance(key, str):
-                raise ConfigError(
-                    f"key {key!r} is not text: quote it", file=file, line=line + 1, column=column + 1
-                )
+                raise ConfigError(f"key {key!r} is not text: quote it", file=file, line=line + 1, column=column + 1)
             origins[(*path, key)] = Origin(file, line + 1, column + 1)
             plain[key] = _plain(value, (*path, key), file, origins)
         return plain
@@ -198,9 +196,7 @@ def _explain(model: type[BaseModel], document: Document, detail: Any) -> ConfigE
     where = ".".join(str(part) for part in path) or "the file"
     kind, value = detail["type"], detail.get("input")
     if kind == "extra_forbidden":
-        return document.error(
-            f"unknown key '{where}'{nearest(str(path[-1]), _keys_at(model, path[:-1]))}", path
-        )
+        return document.error(f"unknown key '{where}'{nearest(str(path[-1]), _keys_at(model, path[:-1]))}", path)
     if kind == "missing":
         missing = detail["loc"][-1]
         return document.error(
@@ -239,9 +235,7 @@ def _keys_at(model: type[BaseModel], path: KeyPath) -> list[str]:
     def resolve(node: Any) -> list[Any]:
         if "$ref" in node:
             return resolve(root["$defs"][node["$ref"].rsplit("/", 1)[1]])
-        return [leaf for option in node.get("anyOf", node.get("oneOf", [])) for leaf in resolve(option)] or [
-            node
-        ]
+        return [leaf for option in node.get("anyOf", node.get("oneOf", [])) for leaf in resolve(option)] or [node]
 
     nodes = resolve(schema)
     for part in path:
