@@ -18,14 +18,17 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from fairdeploy.errors import ConfigError, IntegrityError
 from fairdeploy.evidence.records import EvidenceRecord
 from fairdeploy.gates import Gates, Verdict
 from fairdeploy.model import ModelSpec
-from fairdeploy.records import Record
+from fairdeploy.records import Record, file_digest
 from fairdeploy.target import Target
 
 
@@ -141,3 +144,84 @@ class Bundle:
     gates: Gates
     evidence: EvidenceRecord
     verdict: Verdict
+
+
+def seal(folder: Path, files: Mapping[str, Record], artifact: Path | None, *, manifest: Mapping[str, Any]) -> None:
+    """Write one target's bundle into an empty folder: its records, its artifact, and last the manifest.
+
+    Parameters
+    ----------
+    folder : Path
+        Made by this call.
+    files : mapping of str to Record
+        File name to record.
+    artifact : Path or None
+        Folder with the artifact's files; None when nothing could be compiled.
+    manifest : mapping
+        Fields of the `Manifest` besides `files`.
+    """
+    folder.mkdir(parents=True)
+    for name, record in files.items():
+        record.save(folder / name)
+    if artifact is not None:
+        shutil.copytree(artifact, folder / "artifact", ignore=shutil.ignore_patterns("entry.json"))
+    digests = {file.relative_to(folder).as_posix(): file_digest(file) for file in _files(folder)}
+    Manifest(files=digests, **manifest).save(folder / "manifest.json")
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read one target's bundle and check every digest.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is no bundle.
+    IntegrityError
+        If files are missing, were added or changed; all of them are named.
+    """
+    if not (folder / "manifest.json").is_file():
+        raise ConfigError("no manifest.json here: give the folder of one target's bundle", file=folder)
+    manifest = Manifest.load(folder / "manifest.json")
+    found = {file.relative_to(folder).as_posix(): file for file in _files(folder) if file.name != "manifest.json"}
+    wrong = [f"missing {name}" for name in manifest.files.keys() - found.keys()]
+    wrong += [f"added {name}" for name in found.keys() - manifest.files.keys()]
+    wrong += [
+        f"changed {name}" for name, file in found.items() if manifest.files.get(name, "") not in ("", file_digest(file))
+    ]
+    if wrong:
+        raise IntegrityError(f"{folder}: not what was sealed: {', '.join(sorted(wrong))}")
+    bundle = Bundle(
+        folder=folder,
+        manifest=manifest,
+        target=Target.load(folder / "target.json"),
+        spec=ModelSpec.load(folder / "model-spec.json"),
+        gates=Gates.load(folder / "gates.json"),
+        evidence=EvidenceRecord.load(folder / "evidence.json"),
+        verdict=Verdict.load(folder / "verdict.json"),
+    )
+    verdict, evidence = bundle.verdict, bundle.evidence
+    if verdict.evidence_digest != evidence.digest or verdict.gates_digest != bundle.gates.digest:
+        raise IntegrityError(f"{folder}: the verdict was made for other evidence or other gates")
+    if evidence.spec_digest != bundle.spec.digest:
+        raise IntegrityError(f"{folder}: the evidence was made for another model spec")
+    return bundle
+
+
+def load_build(folder: Path) -> tuple[BuildRecord, list[Bundle]]:
+    """Read a build folder: what its targets share, and each target's bundle in the build's order.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is no build.
+    IntegrityError
+        If a bundle is not what was sealed.
+    """
+    if not (folder / "build.json").is_file():
+        raise ConfigError("no build here: run 'fairdeploy build' first", file=folder)
+    build = BuildRecord.load(folder / "build.json")
+    return build, [load_bundle(folder / target) for target in build.targets]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fairdeploy.records import Record
@@ -93,3 +95,9 @@ class ModelSpec(Record):
             if self.preprocess.color == "bgr" and tensor.row_shape[0] != 3:
                 raise ValueError(f"preprocess.color: bgr needs 3 channels, input '{name}' has {tensor.row_shape[0]}")
         return self
+
+    def decide(self, probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Return the predicted class [n] for probabilities [n, classes]."""
+        if self.decision.threshold is not None:
+            return np.asarray(probabilities[:, 1] >= self.decision.threshold, dtype=np.int64)
+        return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from fairdeploy import yamlfile
+from fairdeploy.errors import ConfigError
 from fairdeploy.model import Decision, ModelSpec, Preprocess, Task, TensorSpec
 from fairdeploy.records import Record
-from fairdeploy.target import Target
-from fairdeploy.yamlfile import Document
+from fairdeploy.target import ALIASES, Target, resolve_target
+from fairdeploy.yamlfile import Document, KeyPath
 
 CONFIG_NAME = "fairdeploy.yaml"
 ImportString = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
@@ -155,7 +157,17 @@ def load_project(folder: Path, config: str = CONFIG_NAME) -> tuple[Project, Docu
     return yamlfile.validate(Project, document), document
 
 
-def resolve_targets(project: Project, folder: Path, only: tuple[str, ...] = ()) -> list[Target]:
+@dataclass(frozen=True)
+class TargetUsed:
+    """A target as this project uses it, and every place that sets gates for it, project-wide ones first."""
+
+    target: Target
+    gate_sources: tuple[tuple[Document, KeyPath], ...]
+
+
+def resolve_targets(
+    project: Project, document: Document, folder: Path, only: tuple[str, ...] = ()
+) -> tuple[TargetUsed, ...]:
     """Return the project's targets, or those named by `only` (id or alias; any known target may be named).
 
     Raises
@@ -163,4 +175,27 @@ def resolve_targets(project: Project, folder: Path, only: tuple[str, ...] = ()) 
     ConfigError
         If a target is unknown, invalid, or two share an id.
     """
-    raise NotImplementedError
+    listed: dict[str, TargetUsed] = {}
+    for index, use in enumerate(project.targets):
+        used = _use(use, document, ("targets", index), folder)
+        if used.target.id in listed:
+            raise document.error(f"two targets share the id '{used.target.id}': give one an 'id'", ("targets", index))
+        listed[used.target.id] = used
+    if not only:
+        return tuple(listed.values())
+    names = dict.fromkeys(ALIASES.get(name, name) for name in only)
+    return tuple(listed[name] if name in listed else _use(TargetUse(use=name), document, (), folder) for name in names)
+
+
+def _use(use: TargetUse, document: Document, path: KeyPath, folder: Path) -> TargetUsed:
+    try:
+        place = resolve_target(use.use, folder)
+    except ConfigError as error:
+        raise (document.error(str(error), path) if path and error.file is None else error) from None
+    target = yamlfile.validate(Target, place)
+    sources: list[tuple[Document, KeyPath]] = [(document, ("gates",))]
+    if target.gates:
+        sources.append((place, ("gates",)))
+    if use.gates:
+        sources.append((document, (*path, "gates")))
+    return TargetUsed(target.model_copy(update={"id": use.id or target.id}), tuple(sources))

@@ -215,15 +215,11 @@ def _real_path(data: Any, loc: tuple[str | int, ...]) -> KeyPath:
     """Drop the union tags that pydantic puts into error paths and that are not in the file."""
     path: list[str | int] = []
     for part in loc:
-        if (
-            isinstance(data, dict)
-            and part in data
-            or isinstance(data, list)
-            and isinstance(part, int)
-            and part < len(data)
-        ):
+        if isinstance(data, dict) and part in data or isinstance(data, list) and isinstance(part, int) and part < len(data):
             data = data[part]
-            path.append(part)
+        else:
+            continue
+        path.append(part)
     return tuple(path)
 
 
