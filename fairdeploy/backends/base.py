@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -37,6 +38,16 @@ class Capability:
     precisions: tuple[str, ...]
     reason: str = ""
     mend: str = ""
+
+
+def installed_capability(
+    package: str, can: tuple[Ability, ...], *, mend: str, precisions: tuple[str, ...] = ("fp32", "int8")
+) -> Capability:
+    """Return the `Capability` of a backend whose runtime is one installed package, without importing it."""
+    try:
+        return Capability(version(package), can, precisions)
+    except PackageNotFoundError:
+        return Capability(None, (), (), reason=f"{package} is not installed", mend=mend)
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,10 @@ class Session(Protocol):
         ...
 
     def realised_precision(self) -> dict[str, int]:
-        """Count the compute layers per precision that the runtime really uses, as ``{"int8": 12, "fp32": 1}``."""
+        """Count the compute layers per precision that the runtime really uses, as ``{"int8": 12, "fp32": 1}``.
+
+        Called after at least one `infer`, so that a runtime may report what ran rather than what was planned.
+        """
         ...
 
     def runtime(self) -> dict[str, str]:

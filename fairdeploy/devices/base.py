@@ -27,6 +27,7 @@ class DeviceFacts(Record):
     instructions: tuple[str, ...] = ()
     compute_capability: str | None = None
     power_mode: str | None = None
+    memory_mb: int | None = None
     emulated: bool = False
 
 

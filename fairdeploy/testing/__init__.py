@@ -1,0 +1,1 @@
+"""Public help for people who write plug-ins."""
