@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fairdeploy.errors import ConfigError, IntegrityError
+from fairdeploy.evidence import Evidence, Tally
 from fairdeploy.evidence.records import EvidenceRecord
 from fairdeploy.gates import Gates, Verdict
 from fairdeploy.model import ModelSpec
-from fairdeploy.records import Record, file_digest
+from fairdeploy.records import Record, file_digest, write_atomic
 from fairdeploy.target import Target
 
 
@@ -146,23 +147,27 @@ class Bundle:
     verdict: Verdict
 
 
-def seal(folder: Path, files: Mapping[str, Record], artifact: Path | None, *, manifest: Mapping[str, Any]) -> None:
-    """Write one target's bundle into an empty folder: its records, its artifact, and last the manifest.
+def seal(
+    folder: Path, records: Mapping[str, Record], texts: Mapping[str, str], artifact: Path | None, **manifest: Any
+) -> None:
+    """Write one target's bundle into a new folder: its records, its artifact, and last the manifest.
 
     Parameters
     ----------
     folder : Path
         Made by this call.
-    files : mapping of str to Record
-        File name to record.
+    records, texts : mapping of str to Record or str
+        Contents by file name.
     artifact : Path or None
         Folder with the artifact's files; None when nothing could be compiled.
-    manifest : mapping
+    **manifest
         Fields of the `Manifest` besides `files`.
     """
     folder.mkdir(parents=True)
-    for name, record in files.items():
+    for name, record in records.items():
         record.save(folder / name)
+    for name, text in texts.items():
+        write_atomic(folder / name, text.encode())
     if artifact is not None:
         shutil.copytree(artifact, folder / "artifact", ignore=shutil.ignore_patterns("entry.json"))
     digests = {file.relative_to(folder).as_posix(): file_digest(file) for file in _files(folder)}
@@ -205,6 +210,23 @@ def load_bundle(folder: Path) -> Bundle:
     if evidence.spec_digest != bundle.spec.digest:
         raise IntegrityError(f"{folder}: the evidence was made for another model spec")
     return bundle
+
+
+def load_evidence(bundle: Bundle) -> Evidence:
+    """Return a bundle's evidence with its tallies, so that it can be gated again.
+
+    Raises
+    ------
+    IntegrityError
+        If a tally is not the one that the evidence names.
+    """
+    tallies = {}
+    for name, known in bundle.evidence.tally_digests.items():
+        tally = Tally.from_json((bundle.folder / f"tally-{name}.json").read_text())
+        if tally.digest != known:
+            raise IntegrityError(f"{bundle.folder}: tally-{name}.json is not the tally of this evidence")
+        tallies[name] = tally
+    return Evidence(record=bundle.evidence, tallies=tallies)
 
 
 def load_build(folder: Path) -> tuple[BuildRecord, list[Bundle]]:

@@ -33,11 +33,15 @@ class ModelSource(Record):
 
 
 class DataSource(Record):
-    """A callable that returns the five splits by name, its arguments, and the files it reads."""
+    """A callable that returns the five splits by name, its arguments, and the files it reads.
+
+    `note` is shown in every report: what the data are, and what they are not.
+    """
 
     import_: ImportString = Field(alias="import")
     arguments: dict[str, int | float | str | bool] = Field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    note: str = ""
 
 
 class Groups(Record):

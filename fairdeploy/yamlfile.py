@@ -185,7 +185,9 @@ def problems(model: type[BaseModel], document: Document) -> list[ConfigError]:
     try:
         model.model_validate(document.data)
     except ValidationError as error:
-        found = [_explain(model, document, detail) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        echoes = [one for one in details if one["type"] == "too_short" and one["input"]]  # its items are in error
+        found = [_explain(model, document, one) for one in details if one not in echoes]
         unique = {str(one): one for one in found}
         return sorted(unique.values(), key=lambda one: (one.line or 0, one.column or 0))
     return []
@@ -207,6 +209,12 @@ def _explain(model: type[BaseModel], document: Document, detail: Any) -> ConfigE
     if kind == "literal_error":
         known = detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
         return document.error(f"'{where}' is {value!r}{nearest(str(value), known)}", path)
+    if kind == "string_pattern_mismatch":
+        is_import = path[-1:] == ("import",)
+        form = "'package.module:name'" if is_import else "small letters, digits and hyphens, as in 'door-cam'"
+        return document.error(f"'{where}' is {value!r}: write {form}", path)
+    if kind == "too_short":
+        return document.error(f"'{where}' is empty", path)
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return document.error(f"'{where}': {message}", path)
 

@@ -1,0 +1,5 @@
+"""``python -m fairdeploy`` is the ``fairdeploy`` command."""
+
+from fairdeploy.cli import run
+
+run()

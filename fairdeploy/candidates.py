@@ -1,0 +1,275 @@
+"""Candidates: the pruned, compacted, recovered and exported networks of one build, before any target is looked at.
+
+Each station is kept in the store under the digests of what went into it; PyTorch is imported only when one has to
+run. A network is rebuilt from the user's module and what the store keeps (masks, weights); nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairdeploy import __version__
+from fairdeploy.bundle import CompactionRecord
+from fairdeploy.data import StoredSplit
+from fairdeploy.errors import ConfigError, MissingExtra
+from fairdeploy.export import ExportReport, export_onnx
+from fairdeploy.project import Project
+from fairdeploy.records import digest, file_digest
+from fairdeploy.store import Kept, Store
+from fairdeploy.usercode import code_digest, load_object
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fairdeploy.compaction import CompactModel
+
+CHECK_ROWS = 64
+Masks = dict[str, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One exported network.
+
+    Attributes
+    ----------
+    name : str
+        As in ``macs-0.25``; ``dense`` when nothing is pruned.
+    keep_macs : float
+        The fraction of MACs that was asked for.
+    onnx : Path
+        The exported network after recovery: the reference *compact*.
+    compaction : CompactionRecord or None
+    export : ExportReport
+    """
+
+    name: str
+    keep_macs: float
+    onnx: Path
+    compaction: CompactionRecord | None
+    export: ExportReport
+
+
+class Networks:
+    """The user's network and everything made from it, each station once.
+
+    Parameters
+    ----------
+    project : Project
+    folder : Path
+        The project's folder.
+    store : Store
+    splits : dict of str to StoredSplit
+    progress : callable
+        Told ``(done, total)`` optimiser steps while a network is fine-tuned.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        folder: Path,
+        store: Store,
+        splits: dict[str, StoredSplit],
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self.project, self.folder, self.store, self.splits, self.progress = project, folder, store, splits, progress
+        self._compact: dict[float, CompactModel] = {}
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of the user's code, of the weights and of PyTorch's version."""
+        weights = self.folder / self.project.model.weights
+        if not weights.is_file():
+            raise ConfigError(f"model.weights: no such file: {self.project.model.weights}", file=self.folder)
+        return digest(
+            {
+                "code": code_digest(self.folder, ()),
+                "import": self.project.model.import_,
+                "weights": file_digest(weights),
+                "spec": self.project.spec.digest,
+                "torch": _version("torch"),
+                "fairdeploy": __version__,
+            }
+        )
+
+    @cached_property
+    def dense(self) -> nn.Module:
+        """The user's module with its weights, in eval mode."""
+        try:
+            import torch
+            from safetensors.torch import load_file
+        except ImportError:
+            raise MissingExtra("loading a PyTorch model", "torch") from None
+        module = load_object(self.project.model.import_, self.folder)()
+        if not isinstance(module, torch.nn.Module):
+            raise ConfigError(f"model.import: {self.project.model.import_}() gave no torch.nn.Module")
+        weights = self.folder / self.project.model.weights
+        try:
+            module.load_state_dict(load_file(weights))
+        except Exception as error:  # safetensors and torch raise many kinds for a file that does not fit
+            raise ConfigError(f"do not fit {self.project.model.import_}: {error}", file=weights) from None
+        return module.eval()
+
+    @cached_property
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """A few real rows of the tune split, preprocessed, one tensor per input."""
+        import torch
+
+        from fairdeploy.devices.runner import preprocess
+
+        spec = self.project.spec.model_dump(mode="json")
+        return tuple(torch.from_numpy(preprocess(spec, {name: rows})[name]) for name, rows in self._check_rows.items())
+
+    @cached_property
+    def _check_rows(self) -> dict[str, NDArray[Any]]:
+        return {name: np.array(rows[:CHECK_ROWS]) for name, rows in self.splits["tune"].inputs.items()}
+
+    def export_dense(self) -> Kept:
+        """Export the dense network; the reference *dense*."""
+        return self._export("dense", self.identity, lambda: self.dense)
+
+    def export_masked(self, level: float) -> Kept:
+        """Export the dense network with its channels switched off but still there."""
+
+        def masked() -> nn.Module:
+            from fairdeploy.compaction import apply_masks, channel_groups
+
+            groups = channel_groups(self.dense, self.example_inputs)
+            return apply_masks(self.dense, groups, self._masks(level))
+
+        return self._export(f"pruned {_name(level)}", self.prune(level).digest, masked)
+
+    def export_compact(self, level: float) -> Kept:
+        """Export the network just after its channels were removed, before recovery."""
+        kept = self.compact(level)
+        return self._export(f"compact {_name(level)}", kept.digest, lambda: self._compacted(level).module)
+
+    def candidate(self, level: float) -> Candidate:
+        """Prune, compact, recover and export at one level."""
+        compact = self.compact(level)
+        recover = self.recover(level)
+        kept = self._export(_name(level), recover.digest, lambda: self._recovered(level, recover))
+        return Candidate(
+            _name(level),
+            level,
+            kept.folder / "model.onnx",
+            CompactionRecord.load(compact.folder / "compaction.json"),
+            ExportReport.load(kept.folder / "export.json"),
+        )
+
+    def unpruned(self) -> Candidate:
+        """Return the dense network as the only candidate, for ``prune: {method: none}``."""
+        kept = self.export_dense()
+        return Candidate("dense", 1.0, kept.folder / "model.onnx", None, ExportReport.load(kept.folder / "export.json"))
+
+    def prune(self, level: float) -> Kept:
+        """Choose which channels to keep."""
+        options = self.project.prune
+
+        def produce(out: Path) -> None:
+            from fairdeploy.pruning import magnitude_masks
+
+            masks = magnitude_masks(self.dense, self.example_inputs, keep_macs=level, round_to=options.round_to)
+            text = {name: "".join("01"[int(keep)] for keep in mask) for name, mask in masks.items()}
+            (out / "masks.json").write_text(json.dumps(text, indent=1))
+
+        return self.store.run(
+            "prune",
+            produce,
+            of=_name(level),
+            model=self.identity,
+            method=options.method,
+            keep_macs=level,
+            round_to=options.round_to,
+            seed=self.project.seed,
+        )
+
+    def compact(self, level: float) -> Kept:
+        """Remove the channels for good and prove that the outputs stayed."""
+        prune = self.prune(level)
+        return self.store.run(
+            "compact",
+            lambda out: self._compacted(level).record().save(out / "compaction.json"),
+            of=_name(level),
+            model=self.identity,
+            masks=prune.digest,
+        )
+
+    def recover(self, level: float) -> Kept:
+        """Fine-tune the compacted network on the train split."""
+        options = self.project.prune.recover
+        compact = self.compact(level)
+
+        def produce(out: Path) -> None:
+            from safetensors.torch import save_file
+
+            from fairdeploy.pruning import recover
+
+            module = recover(
+                self._compacted(level).module,
+                self.splits["train"],
+                spec=self.project.spec,
+                options=options,
+                seed=self.project.seed,
+                progress=self.progress,
+            )
+            save_file(module.state_dict(), out / "weights.safetensors")
+
+        return self.store.run(
+            "recover",
+            produce,
+            of=_name(level),
+            compact=compact.digest,
+            model=self.identity,
+            options=options.model_dump(mode="json"),
+            train=self.splits["train"].fingerprint,
+            seed=self.project.seed,
+        )
+
+    def _masks(self, level: float) -> Masks:
+        text = json.loads((self.prune(level).folder / "masks.json").read_text())
+        return {name: np.array([bit == "1" for bit in bits]) for name, bits in text.items()}
+
+    def _compacted(self, level: float) -> CompactModel:
+        if level not in self._compact:
+            from fairdeploy.compaction import compact
+
+            self._compact[level] = compact(self.dense, self.example_inputs, self._masks(level))
+        return self._compact[level]
+
+    def _recovered(self, level: float, recover: Kept) -> nn.Module:
+        import copy
+
+        from safetensors.torch import load_file
+
+        module = copy.deepcopy(self._compacted(level).module)
+        module.load_state_dict(load_file(recover.folder / "weights.safetensors"))
+        return module.eval()
+
+    def _export(self, of: str, source: str, module: Callable[[], nn.Module]) -> Kept:
+        def produce(out: Path) -> None:
+            report = export_onnx(module(), out / "model.onnx", spec=self.project.spec, check_inputs=self._check_rows)
+            report.save(out / "export.json")
+
+        versions = {name: _version(name) for name in ("torch", "onnx", "onnxscript", "onnxslim")}
+        return self.store.run("export", produce, of=of, source=source, spec=self.project.spec.digest, versions=versions)
+
+
+def _name(level: float) -> str:
+    return f"macs-{level:g}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

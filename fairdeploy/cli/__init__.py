@@ -1,0 +1,74 @@
+"""The command line: thin commands, loaded by name; the only place where errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+import cyclopts
+
+from fairdeploy import __version__
+from fairdeploy.cli.common import complain, devices
+from fairdeploy.devices.base import Device
+from fairdeploy.errors import ExitCode, FairdeployError
+
+EPILOGUE = """Exit codes: 0 done, every gate passed or is waived; 1 a gate failed; 2 usage or configuration;
+3 nothing could be judged; 4 inconclusive; 5 a digest is bad; 130 interrupted."""
+
+app = cyclopts.App(
+    name="fairdeploy",
+    version=__version__,
+    config=cyclopts.config.Env("FAIRDEPLOY_", command=False),
+    help="Prune a network fairly, ship it to edge devices, and prove per group of people what every step changed.",
+    help_epilogue=EPILOGUE,
+)
+for name, place in {
+    "build": "build:build",
+    "plan": "plan:plan",
+    "validate": "validate:validate",
+    "doctor": "doctor:doctor",
+    "verify": "judge:verify",
+    "gate": "judge:gate",
+    "compare": "judge:compare",
+    "report": "judge:report",
+    "version": "doctor:version",
+}.items():
+    app.command(f"fairdeploy.cli.{place}", name=name)
+targets = cyclopts.App(name="targets", help="The catalogue of targets.")
+targets.command("fairdeploy.cli.targets:ls", name="ls")
+targets.command("fairdeploy.cli.targets:show", name="show")
+app.command(targets)
+
+
+def main(argv: Sequence[str] | None = None, *, with_devices: Mapping[str, Device] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+    with_devices : mapping of str to Device, optional
+        Devices by target id in the place of this host, as `fairdeploy.testing.FakeDevice`.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    with devices(with_devices or {}):
+        try:
+            code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+            return int(code or ExitCode.DONE)
+        except cyclopts.CycloptsError as error:
+            complain(str(error))
+            return ExitCode.USAGE
+        except FairdeployError as error:
+            complain(str(error))
+            return error.exit_code
+        except KeyboardInterrupt:
+            complain("interrupted; finished stations are kept")
+            return ExitCode.INTERRUPTED
+        except BrokenPipeError:
+            sys.stderr.close()
+            return ExitCode.DONE
+
+
+def run() -> None:
+    """Entry point of the ``fairdeploy`` script."""
+    sys.exit(main())

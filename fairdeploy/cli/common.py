@@ -1,0 +1,120 @@
+"""What every command shares: flags, consoles, progress, and the devices given from Python."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.text import Text
+
+from fairdeploy.devices.base import Device
+from fairdeploy.project import CONFIG_NAME
+
+if TYPE_CHECKING:
+    from fairdeploy.store import Kept
+
+_devices: ContextVar[Mapping[str, Device]] = ContextVar("devices")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """Flags of every command.
+
+    Attributes
+    ----------
+    folder : Path
+        The project's folder.
+    config : str
+        Name of the configuration file in it.
+    json : bool
+        Print one JSON document with a schema version to stdout.
+    quiet, verbose : bool
+        Print less or more to stderr.
+    """
+
+    folder: Annotated[Path, Parameter(name=["--directory", "-C"], help="The project's folder.")] = Path(".")
+    config: Annotated[str, Parameter(name=["--config", "-c"], help="Configuration file in it.")] = CONFIG_NAME
+    json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document.")] = False
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", help="No progress.")] = False
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="", help="Also what was kept.")] = False
+
+
+Targets = Annotated[
+    tuple[str, ...],
+    Parameter(name=["--target", "-t"], negative="", help="A target's id or alias; may be given several times."),
+]
+
+
+def stdout() -> Console:
+    """Return the console for results."""
+    return Console(highlight=False)
+
+
+def stderr() -> Console:
+    """Return the console for progress and complaints."""
+    return Console(stderr=True, highlight=False)
+
+
+def complain(message: str) -> None:
+    """Print an error to stderr, as it is."""
+    stderr().print(Text.assemble(("error: ", "bold"), message), soft_wrap=True)
+
+
+def print_json(command: str, **content: Any) -> None:
+    """Print a command's result as one JSON document."""
+    document = {"schema_version": 1, "command": command, **content}
+    print(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False))
+
+
+@contextmanager
+def devices(given: Mapping[str, Device]) -> Iterator[None]:
+    """Make devices known to the commands that run inside."""
+    token = _devices.set(given)
+    try:
+        yield
+    finally:
+        _devices.reset(token)
+
+
+def given_devices() -> Mapping[str, Device]:
+    """Return the devices that `devices` made known."""
+    return _devices.get({})
+
+
+class Progress:
+    """One line per station on stderr; within a long station a count, on a terminal only."""
+
+    def __init__(self, common: Common) -> None:
+        self.common, self.console, self.label = common, stderr(), ""
+
+    def start(self, label: str) -> None:
+        """Say that a station starts."""
+        self.label = label
+        if not self.common.quiet:
+            self.console.print(Text(f"  {label} ..."), end="\r" if self.console.is_terminal else "\n")
+
+    def done(self, kept: Kept) -> None:
+        """Say that a station's result is there."""
+        if self.common.quiet or (kept.cached and not self.common.verbose):
+            return
+        how = "from the store" if kept.cached else f"{kept.seconds:.1f} s"
+        self._clear()
+        self.console.print(Text(f"  {kept.label}: {how}"), soft_wrap=True)
+
+    def count(self, done: int, total: int) -> None:
+        """Show how far a station is."""
+        if self.console.is_terminal and not self.common.quiet:
+            self.console.print(Text(f"  {self.label} ... {done}/{total}"), end="\r")
+
+    def _clear(self) -> None:
+        if self.console.is_terminal:
+            sys.stderr.write("\x1b[2K\r")

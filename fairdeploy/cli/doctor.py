@@ -1,0 +1,79 @@
+"""``fairdeploy doctor`` and ``version``: what this machine can do with each backend and target."""
+
+from __future__ import annotations
+
+import platform
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.table import Table
+from rich.text import Text
+
+from fairdeploy import __version__, backends
+from fairdeploy.backends.base import Capability
+from fairdeploy.cli.common import Common, Targets, print_json, stdout
+from fairdeploy.errors import ExitCode
+from fairdeploy.target import Target, catalogue, load_target
+
+
+def doctor(
+    *,
+    target: Targets = (),
+    strict: Annotated[bool, Parameter(negative="", help="Exit 4 unless every named target runs here.")] = False,
+    common: Common | None = None,
+) -> int:
+    """Say for each backend and target: runs, only compiles, or missing, with what mends it."""
+    common = common or Common()
+    known = {name: backends.load(name).capability() for name in backends.names()}
+    targets = [load_target(name, common.folder) for name in target or catalogue(common.folder)]
+    states = {one.id: _state(one, known) for one in targets}
+    if common.json:
+        print_json(
+            "doctor",
+            backends={name: capability.__dict__ for name, capability in known.items()},
+            targets={name: {"state": state, "mend": mend} for name, (state, mend) in states.items()},
+        )
+    else:
+        _print(known, states)
+    return ExitCode.INCONCLUSIVE if strict and any(state != "runs" for state, _ in states.values()) else ExitCode.DONE
+
+
+def version() -> int:
+    """Print fairdeploy's version and Python's."""
+    print(f"fairdeploy {__version__}, Python {platform.python_version()} on {platform.machine()}")
+    return ExitCode.DONE
+
+
+def _state(target: Target, known: dict[str, Capability]) -> tuple[str, str]:
+    capability = known.get(target.runtime.backend)
+    if capability is None:
+        return "missing", f"no backend '{target.runtime.backend}' is registered"
+    if target.build.precision not in capability.precisions:
+        return "missing", f"{target.runtime.backend} has no {target.build.precision} here. {capability.mend}".strip()
+    arch = target.hardware.arch
+    if arch and arch != platform.machine():
+        return "simulated only", f"needs {arch} hardware, this is {platform.machine()}. {capability.mend}".strip()
+    if "run" in capability.can:
+        return "runs", ""
+    return ("only compiles" if "compile" in capability.can else "missing"), capability.mend
+
+
+def _print(known: dict[str, Capability], states: dict[str, tuple[str, str]]) -> None:
+    console = stdout()
+    table = Table("backend", "version", "can", "precisions", "what is missing", box=None)
+    for name, capability in known.items():
+        missing = " ".join(filter(None, (capability.reason, capability.mend)))
+        row = (
+            name,
+            capability.version or "-",
+            ", ".join(capability.can) or "-",
+            " ".join(capability.precisions),
+            missing,
+        )
+        table.add_row(*map(Text, row))
+    console.print(table)
+    console.print()
+    table = Table("target", "here", "what mends it", box=None)
+    for name, (state, mend) in states.items():
+        table.add_row(Text(name), Text(state), Text(mend))
+    console.print(table)

@@ -1,0 +1,274 @@
+"""One target: calibrate, compile, run, tally, judge, gate, seal. What fails here makes this target inconclusive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairdeploy import __version__, backends, calibrate
+from fairdeploy.backends.base import Backend
+from fairdeploy.bundle import BuildRecord, Decision, seal
+from fairdeploy.data import StoredSplit
+from fairdeploy.devices import Device, check_precision, evidence_level, run_child
+from fairdeploy.errors import BackendError, TargetError
+from fairdeploy.evidence import Evidence, judge
+from fairdeploy.evidence.records import Level
+from fairdeploy.gates import Gates, Verdict, gate
+from fairdeploy.measure import Meter, Model, Predictions
+from fairdeploy.model import ModelSpec
+from fairdeploy.records import file_digest
+from fairdeploy.store import Kept, Store
+from fairdeploy.target import Target
+
+RUNTIMES = ("numpy", "onnx", "onnxruntime", "openvino", "torch", "onnxscript", "onnxslim", "tensorrt-rtx-cu13")
+
+
+@dataclass(frozen=True)
+class References:
+    """The dense and the compact fp32 ONNX files and their predictions of the evaluate split, by name."""
+
+    dense: Path
+    compact: Path
+    predictions: Mapping[str, Predictions]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digest of each file."""
+        return {"dense": file_digest(self.dense), "compact": file_digest(self.compact)}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One target's evidence and verdict, ready to be sealed."""
+
+    target: Target
+    gates: Gates
+    spec: ModelSpec
+    evidence: Evidence
+    verdict: Verdict
+    artifact: Path | None
+    fake: bool
+
+    @property
+    def decision(self) -> Decision:
+        """The log's entry."""
+        return Decision(station=f"gate[{self.target.id}]", decision=self.verdict.status, reason=self.verdict.sentence)
+
+    def seal(self, folder: Path, build: BuildRecord) -> None:
+        """Write the bundle."""
+        record = self.evidence.record
+        files = {
+            "target.json": self.target,
+            "model-spec.json": self.spec,
+            "gates.json": self.gates,
+            "evidence.json": record,
+            "verdict.json": self.verdict,
+        }
+        texts = {f"tally-{name}.json": tally.to_json() for name, tally in self.evidence.tallies.items()}
+        texts["decision-log.json"] = json.dumps(
+            [one.model_dump() for one in build.decisions], indent=1, sort_keys=True, ensure_ascii=False
+        )
+        seal(
+            folder,
+            files,
+            texts,
+            self.artifact,
+            target=self.target.id,
+            build_id=build.build_id,
+            fake_device=self.fake,
+            parents={"evidence": record.digest, "verdict": self.verdict.digest, **record.reference_digests},
+            versions=build.versions,
+            machine=build.machine,
+            seed=build.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a target is served: its model, its folder, and the quantised ONNX file it was compiled from, if any."""
+
+    model: Model
+    folder: Path
+    quantised: Path | None
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Everything that the targets of one build share.
+
+    Attributes
+    ----------
+    stages : mapping of str to Predictions
+        Predictions of the evaluate split at the stages before the targets.
+    """
+
+    store: Store
+    meter: Meter
+    seed: int
+    host: Device
+    splits: Mapping[str, StoredSplit]
+    references: References
+    stages: Mapping[str, Predictions]
+
+    def run(self, target: Target, gates: Gates, device: Device | None) -> Outcome:
+        """Deploy to one target on a device (this host when none is given) and judge it."""
+        facts: dict[str, Any] = {
+            "target": target.id,
+            "fake_device": bool(device and device.fake),
+            "requested_precision": target.build.precision,
+        }
+        artifact = None
+        try:
+            backend = backends.load(target.runtime.backend)
+            artifact = self.compile(target, backend)
+            facts |= {"artifact_digest": artifact.model.digest, "size_bytes": _size(artifact)}
+            facts |= self._measure(target, backend, artifact, device)
+        except TargetError as error:
+            level: Level = "compiled"
+            facts = {"level": level, "level_reason": "nothing was run", **facts, "failure": str(error)}
+        return self._outcome(target, gates, facts, artifact)
+
+    def judge_artifact(self, target: Target, gates: Gates, file: Path) -> Outcome:
+        """Judge an artifact that was made elsewhere."""
+        backend = backends.load(target.runtime.backend)
+        artifact = Artifact(Model(file, _folder_digest(file), backend.name, target.build.precision), file.parent, None)
+        facts: dict[str, Any] = {
+            "target": target.id,
+            "requested_precision": target.build.precision,
+            "artifact_digest": artifact.model.digest,
+            "size_bytes": file.stat().st_size,
+        }
+        try:
+            facts |= self._measure(target, backend, artifact, None)
+        except TargetError as error:
+            level: Level = "compiled"
+            facts = {"level": level, "level_reason": "nothing was run", **facts, "failure": str(error)}
+        return self._outcome(target, gates, facts, None)
+
+    def _outcome(self, target: Target, gates: Gates, facts: dict[str, Any], artifact: Artifact | None) -> Outcome:
+        evidence = judge(
+            spec_digest=self.meter.spec.digest,
+            data_fingerprint=self.splits["evaluate"].fingerprint,
+            reference_digests=self.references.digests,
+            seed=self.seed,
+            **facts,
+        )
+        verdict = gate(evidence, gates)
+        folder = artifact.folder if artifact else None
+        return Outcome(target, gates, self.meter.spec, evidence, verdict, folder, evidence.record.fake_device)
+
+    def compile(self, target: Target, backend: Backend) -> Artifact:
+        """Quantise when the target asks for it, and compile on the host when it is compiled there."""
+        portable, quantised, precision = self.references.compact, None, target.build.precision
+        if precision == "int8":
+            portable = quantised = self._quantise(target, backend).folder / "model.onnx"
+        if target.build.on == "device":
+            return Artifact(Model(portable, file_digest(portable), backend.name, precision), portable.parent, quantised)
+        kept = self.store.run(
+            "compile",
+            _in_child(
+                "fairdeploy.backends:compile_artifact", backend=backend.name, portable=portable, precision=precision
+            ),
+            of=target.id,
+            portable=file_digest(portable),
+            backend=backend.name,
+            precision=precision,
+            versions=versions(),
+        )
+        return Artifact(
+            Model(kept.folder / backend.artifact_name, kept.digest, backend.name, precision), kept.folder, quantised
+        )
+
+    def _quantise(self, target: Target, backend: Backend) -> Kept:
+        recipe = calibrate.load_recipe(target.quantization.calibration)
+        rows, spec = self.splits["calibrate"], self.meter.spec
+
+        def produce(out: Path) -> None:
+            chosen = calibrate.choose_rows(rows.rows, recipe, seed=self.seed)
+            for name, inputs in rows.inputs.items():
+                np.save(out / f"{name}.npy", inputs[chosen])
+            spec.save(out / "spec.json")
+            run_child(
+                "fairdeploy.calibrate:quantize_in",
+                {"portable": str(self.references.compact), "backend": backend.name, "out": str(out)},
+            )
+            for name in rows.inputs:
+                (out / f"{name}.npy").unlink()
+
+        return self.store.run(
+            "calibrate",
+            produce,
+            of=target.id,
+            portable=file_digest(self.references.compact),
+            dialect=backend.dialect.__dict__,
+            recipe=recipe.digest,
+            data=rows.fingerprint,
+            spec=spec.digest,
+            seed=self.seed,
+            versions=versions(),
+        )
+
+    def _measure(self, target: Target, backend: Backend, artifact: Artifact, device: Device | None) -> dict[str, Any]:
+        """Run the artifact, or what simulates it, and return `judge`'s arguments."""
+        evaluate, model, runs_here = self.splits["evaluate"], artifact.model, "run" in backend.capability().can
+        place = device or self.host
+        simulated = device is None and not runs_here
+        if simulated:
+            if backend.simulator is None:
+                raise BackendError(f"{backend.name}: {backend.capability().reason}")
+            model = Model(model.file, model.digest, backend.simulator, model.precision)
+        deployed = self.meter.predict(model, evaluate, device=place, of=target.id)
+        check_precision(target.build.precision, deployed.run.realised_precision)
+        level, reason = evidence_level(target, deployed.run.facts, is_host=place.is_host, simulated=simulated)
+        stages = dict(self.stages)
+        if artifact.quantised:
+            stages["quantised"] = self.meter.predict(
+                Model.onnx(artifact.quantised, "int8"), evaluate, device=self.host, of=f"{target.id} quantised"
+            )
+        stages["runtime"] = deployed
+        references = self.references.predictions
+        facts: dict[str, Any] = {
+            "level": level,
+            "level_reason": f"{reason}. {backend.capability().mend}" if simulated else reason,
+            "runtime": deployed.run.runtime,
+            "realised_precision": deployed.run.realised_precision,
+            "peak_memory_mb": None if simulated else deployed.run.peak_memory_mb,
+            "tallies": {name: self.meter.tally(evaluate, one, deployed) for name, one in references.items()},
+            "stages": {name: self.meter.tally(evaluate, references["dense"], one) for name, one in stages.items()},
+        }
+        if not simulated:
+            facts |= self._latencies(target, model, place)
+        return facts
+
+    def _latencies(self, target: Target, model: Model, place: Device) -> dict[str, Any]:
+        rows, measure = self.splits["calibrate"], target.measure
+
+        def latency(one: Model, of: str) -> NDArray[np.float64]:
+            return self.meter.latency(one, rows, device=place, measure=measure, of=of)
+
+        files = {"dense": self.references.dense, "compact": self.references.compact} if place.is_host else {}
+        return {
+            "latencies_ms": latency(model, target.id),
+            "threads": measure.threads,
+            "reference_latencies_ms": {
+                name: latency(Model.onnx(file), f"{name} reference") for name, file in files.items()
+            },
+        }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of fairdeploy and of every runtime that is installed."""
+    found = {"fairdeploy": __version__}
+    for name in RUNTIMES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

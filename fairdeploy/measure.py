@@ -1,0 +1,158 @@
+"""Run a model on a device through the store: predictions of a split, or single-stream latencies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairdeploy.data import StoredSplit
+from fairdeploy.devices import Device, DeviceFacts, Job
+from fairdeploy.evidence import Schema, Tally
+from fairdeploy.model import ModelSpec
+from fairdeploy.project import Groups
+from fairdeploy.records import Record, file_digest
+from fairdeploy.store import Kept, Store
+from fairdeploy.target import Measure
+
+
+class Run(Record):
+    """What the runner said about one run besides its numbers."""
+
+    facts: DeviceFacts
+    runtime: dict[str, str]
+    realised_precision: dict[str, int]
+    peak_memory_mb: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """A file that a backend can run, with the precision that was asked for.
+
+    Attributes
+    ----------
+    file : Path
+        The artifact's main file.
+    digest : str
+        Digest of the artifact, all its files.
+    """
+
+    file: Path
+    digest: str
+    backend: str
+    precision: str
+
+    @classmethod
+    def onnx(cls, file: Path, precision: str = "fp32") -> Model:
+        """An ONNX file for ONNX Runtime, as references and simulated targets are."""
+        return cls(file, file_digest(file), "ort", precision)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities [n, classes] of one split at one stage, in the order of its rows, and how they were made."""
+
+    probabilities: NDArray[np.float32]
+    run: Run
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Measures models on one split with one spec.
+
+    Attributes
+    ----------
+    store : Store
+    spec : ModelSpec
+    groups : Groups
+        Which attributes, contexts and clusters the tallies hold.
+    """
+
+    store: Store
+    spec: ModelSpec
+    groups: Groups
+
+    def predict(self, model: Model, split: StoredSplit, *, device: Device, of: str) -> Predictions:
+        """Return the predictions of a model on a split.
+
+        Raises
+        ------
+        BackendError
+            If the runtime crashed, hung or gave NaN.
+        """
+        kept = self._run("predictions", model, split, Measure(), device, of)
+        return Predictions(np.load(kept.folder / "probabilities.npy", allow_pickle=False), _run(kept))
+
+    def latency(
+        self, model: Model, split: StoredSplit, *, device: Device, measure: Measure, of: str
+    ) -> NDArray[np.float64]:
+        """Return single-stream latencies [runs] in milliseconds, after a warm-up, on rows of a split."""
+        kept = self._run("latency", model, split, measure, device, of)
+        latencies: NDArray[np.float64] = np.load(kept.folder / "latencies_ms.npy", allow_pickle=False)
+        return latencies
+
+    def tally(self, split: StoredSplit, reference: Predictions, deployed: Predictions) -> Tally:
+        """Count a model's predictions on a split, paired with a reference's."""
+        rows = split.rows
+        return Tally.count(
+            self.schema(split),
+            ids=rows.ids,
+            labels=rows.labels,
+            attributes=rows.attributes,
+            contexts=rows.contexts,
+            clusters=rows.clusters,
+            reference=self.spec.decide(reference.probabilities),
+            deployed=self.spec.decide(deployed.probabilities),
+        )
+
+    def schema(self, split: StoredSplit) -> Schema:
+        """Return the tally's axes: declared attribute levels, the split's context levels, the classes."""
+        contexts = {name: tuple(sorted(set(split.rows.contexts[name].tolist()))) for name in self.groups.contexts}
+        return Schema(attributes=self.groups.attributes, contexts=contexts, classes=self.spec.classes)
+
+    def _run(
+        self,
+        what: Literal["predictions", "latency"],
+        model: Model,
+        split: StoredSplit,
+        measure: Measure,
+        device: Device,
+        of: str,
+    ) -> Kept:
+        def produce(out: Path) -> None:
+            inputs = {name: split.folder / f"{name}.npy" for name in self.spec.inputs}
+            result = device.run(
+                Job(model.backend, model.file, model.precision, self.spec, inputs, what=what, measure=measure)
+            )
+            if what == "predictions":
+                assert result.probabilities is not None
+                np.save(out / "probabilities.npy", result.probabilities)
+            else:
+                assert result.latencies_ms is not None
+                np.save(out / "latencies_ms.npy", result.latencies_ms)
+            Run(
+                facts=result.facts,
+                runtime=result.runtime,
+                realised_precision=result.realised_precision,
+                peak_memory_mb=result.peak_memory_mb,
+            ).save(out / "run.json")
+
+        return self.store.run(
+            what,
+            produce,
+            of=of,
+            model=model.digest,
+            backend=model.backend,
+            precision=model.precision,
+            spec=self.spec.digest,
+            data=split.fingerprint,
+            measure=measure.digest,
+            device=device.key(),
+        )
+
+
+def _run(kept: Kept) -> Run:
+    return Run.load(kept.folder / "run.json")
