@@ -12,7 +12,22 @@ A user's callable returns ``dict[str, Split]``. Downstream of it everything read
 the inputs memory-mapped from the store.
 """
 
-from fairdeploy.data.splits import SPLITS, Rows, Split
-from fairdeploy.data.stored import StoredSplit, check_overlap, load_splits, materialise
+from fairdeploy.data.checks import checked_rows
+from fairdeploy.data.loading import load_splits
+from fairdeploy.data.overlap import check_overlap
+from fairdeploy.data.splits import SPLITS, UNKNOWN, Rows, Split
+from fairdeploy.data.stored import GroupCount, StoredSplit, count_groups, materialise
 
-__all__ = ["SPLITS", "Rows", "Split", "StoredSplit", "check_overlap", "load_splits", "materialise"]
+__all__ = [
+    "SPLITS",
+    "UNKNOWN",
+    "GroupCount",
+    "Rows",
+    "Split",
+    "StoredSplit",
+    "check_overlap",
+    "checked_rows",
+    "count_groups",
+    "load_splits",
+    "materialise",
+]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPLITS = ("train", "prune", "calibrate", "tune", "evaluate")
+UNKNOWN = "unknown"
 Batch = Mapping[str, NDArray[np.generic]]
 
 
@@ -38,6 +39,16 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, indices: NDArray[np.integer]) -> Rows:
+        """Return the rows at `indices` [m], in that order."""
+        return Rows(
+            ids=self.ids[indices],
+            labels=self.labels[indices],
+            attributes={name: values[indices] for name, values in self.attributes.items()},
+            contexts={name: values[indices] for name, values in self.contexts.items()},
+            clusters=None if self.clusters is None else self.clusters[indices],
+        )
 
 
 @dataclass(frozen=True)
