@@ -13,17 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy import __version__, backends, calibrate
-from fairdeploy.backends.base import Backend
+from fairdeploy.backends import Backend, check_precision
 from fairdeploy.bundle import BuildRecord, Decision, seal
 from fairdeploy.data import StoredSplit
-from fairdeploy.devices import Device, check_precision, evidence_level, run_child
+from fairdeploy.devices import Device
+from fairdeploy.devices.child import run_child
+from fairdeploy.devices.level import level as evidence_level
+from fairdeploy.devices.toolchain import compile_artifact
 from fairdeploy.errors import BackendError, TargetError
 from fairdeploy.evidence import Evidence, judge
 from fairdeploy.evidence.records import Level
 from fairdeploy.gates import Gates, Verdict, gate
 from fairdeploy.measure import Meter, Model, Predictions
 from fairdeploy.model import ModelSpec
-from fairdeploy.records import file_digest
+from fairdeploy.records import digest, file_digest
 from fairdeploy.store import Kept, Store
 from fairdeploy.target import Target
 
@@ -128,7 +131,7 @@ class Deployment:
         try:
             backend = backends.load(target.runtime.backend)
             artifact = self.compile(target, backend)
-            facts |= {"artifact_digest": artifact.model.digest, "size_bytes": _size(artifact)}
+            facts |= {"artifact_digest": artifact.model.digest, "size_bytes": _size_bytes(artifact.model.file)}
             facts |= self._measure(target, backend, artifact, device)
         except TargetError as error:
             level: Level = "compiled"
@@ -138,12 +141,12 @@ class Deployment:
     def judge_artifact(self, target: Target, gates: Gates, file: Path) -> Outcome:
         """Judge an artifact that was made elsewhere."""
         backend = backends.load(target.runtime.backend)
-        artifact = Artifact(Model(file, _folder_digest(file), backend.name, target.build.precision), file.parent, None)
+        artifact = Artifact(Model(file, _digest(file), backend.name, target.build.precision), file.parent, None)
         facts: dict[str, Any] = {
             "target": target.id,
             "requested_precision": target.build.precision,
             "artifact_digest": artifact.model.digest,
-            "size_bytes": file.stat().st_size,
+            "size_bytes": _size_bytes(file),
         }
         try:
             facts |= self._measure(target, backend, artifact, None)
@@ -173,9 +176,7 @@ class Deployment:
             return Artifact(Model(portable, file_digest(portable), backend.name, precision), portable.parent, quantised)
         kept = self.store.run(
             "compile",
-            _in_child(
-                "fairdeploy.backends:compile_artifact", backend=backend.name, portable=portable, precision=precision
-            ),
+            lambda out: compile_artifact(backend.name, portable, precision, out),
             of=target.id,
             portable=file_digest(portable),
             backend=backend.name,
@@ -261,6 +262,21 @@ class Deployment:
                 name: latency(Model.onnx(file), f"{name} reference") for name, file in files.items()
             },
         }
+
+
+def _parts(main: Path) -> list[Path]:
+    """Return all files of an artifact; a runtime may spread one over files of one stem (model.xml, model.bin)."""
+    return sorted(file for file in main.parent.glob(f"{main.stem}.*") if file.is_file())
+
+
+def _size_bytes(main: Path) -> int:
+    return sum(file.stat().st_size for file in _parts(main))
+
+
+def _digest(main: Path) -> str:
+    """Return the digest of an artifact: of its file, or of all of them by name."""
+    parts = _parts(main)
+    return file_digest(main) if len(parts) == 1 else digest({file.name: file_digest(file) for file in parts})
 
 
 def versions() -> dict[str, str]:

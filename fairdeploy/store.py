@@ -91,7 +91,7 @@ class Store:
     on_done: Callable[[Kept], None] = lambda kept: None
     log: list[Kept] = field(default_factory=list)
 
-    def run(self, station: str, produce: Callable[[Path], None], /, *, of: str | None = None, **parts: Any) -> Kept:
+    def run(self, station: str, produce: Callable[[Path], object], /, *, of: str | None = None, **parts: Any) -> Kept:
         """Return a station's result, running it when it is not kept.
 
         Parameters
@@ -131,7 +131,7 @@ class Store:
         return Kept(label, place, digest(entry.files), entry.seconds, cached=True) if intact else None
 
     def _produce(
-        self, station: str, place: Path, label: str, produce: Callable[[Path], None], parts: dict[str, Any]
+        self, station: str, place: Path, label: str, produce: Callable[[Path], object], parts: dict[str, Any]
     ) -> Kept:
         work = Path(tempfile.mkdtemp(dir=place.parent, prefix=".making-"))
         try:

@@ -223,11 +223,10 @@ def _real_path(data: Any, loc: tuple[str | int, ...]) -> KeyPath:
     """Drop the union tags that pydantic puts into error paths and that are not in the file."""
     path: list[str | int] = []
     for part in loc:
-        if isinstance(data, dict) and part in data or isinstance(data, list) and isinstance(part, int) and part < len(data):
+        known = data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
+        if part in known:
             data = data[part]
-        else:
-            continue
-        path.append(part)
+            path.append(part)
     return tuple(path)
 
 
