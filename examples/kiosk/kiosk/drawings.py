@@ -41,6 +41,10 @@ WHOLE_FIGURES = frozenset(
     }
 )
 WHOLE_FIGURES_IN = {"superhero": {"noto"}, "supervillain": {"noto"}, "fairy": {"noto", "fluent"}}
+SAME_PICTURES = {
+    ("noto", "astronaut", "woman"): ("noto", "astronaut", "man"),
+    ("twemoji", "blond-hair", "woman"): ("twemoji", "man", "woman"),
+}
 NEITHER = frozenset({"swimming", "playing-water-polo"})
 
 
@@ -74,18 +78,20 @@ def images() -> NDArray[np.uint8]:
 def families() -> tuple[Family, ...]:
     """Return every family in the order of its name.
 
-    The older and the newer Noto are one style, and a figure that faces right is the same drawing mirrored.
+    The older and the newer Noto are one style, a figure that faces right is the same drawing mirrored, and two pairs
+    of families that share a picture are one.
     """
     with np.load(FILE, allow_pickle=False) as file:
         styles, activities, genders, tones = (file[key] for key in ("style", "activity", "gender", "skin_tone"))
-    found: dict[tuple[str, str, str], dict[tuple[str, str], dict[int, int]]] = {}
+    found: dict[tuple[str, str, str], dict[tuple[str, str, str], dict[int, int]]] = {}
     for position, (style, activity, gender, tone) in enumerate(
         zip(styles.tolist(), activities.tolist(), genders.tolist(), tones.tolist(), strict=True)
     ):
         base = activity.removesuffix("-facing-right")
         if base not in NEITHER:
             family = ("noto" if style == "notov1" else style, base, gender)
-            found.setdefault(family, {}).setdefault((style, activity), {})[tone] = position
+            drawing = (style, activity, gender)
+            found.setdefault(SAME_PICTURES.get(family, family), {}).setdefault(drawing, {})[tone] = position
     return tuple(
         Family(
             "/".join(key),
