@@ -1,0 +1,200 @@
+"""`compact`: the same outputs from a network without the channels that carry nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from fairdeploy.bundle import CompactionRecord, LayerWidths
+from fairdeploy.compaction.eager import put_back
+from fairdeploy.compaction.groups import Masks, apply_masks, channels_by_group, groups_of
+from fairdeploy.compaction.labels import LabelledGraph, label_graph
+from fairdeploy.compaction.macs import count_macs, count_parameters
+from fairdeploy.compaction.plan import Plan, plan
+from fairdeploy.compaction.proof import Proof, check_inputs_for, prove
+from fairdeploy.compaction.surgery import Surgery, carry_out, prepare
+from fairdeploy.compaction.trace import double, stored, trace
+from fairdeploy.errors import CompactionError
+
+
+@dataclass(frozen=True)
+class CompactModel:
+    """A network without the channels that carry nothing, and the proof that its outputs stayed.
+
+    Attributes
+    ----------
+    module : Module
+        Called like the model, in evaluation mode: the user's own class with smaller tensors where that runs and
+        is equal, else the graph.
+    graph_module : GraphModule
+        The compacted graph (evaluation only).
+    not_own_class : str, optional
+        Why `module` is the graph, which cannot be trained; None where it is the user's class, which can.
+    macs_before, macs_after, parameters_before, parameters_after : int
+        MACs are for one row of input.
+    removed : dict of str to (int, int)
+        Channels of each group before and after.
+    kept_because : dict of str to str
+        Groups with channels that carry no information and are kept all the same, with the reason.
+    proof : Proof
+    """
+
+    module: nn.Module
+    graph_module: fx.GraphModule
+    not_own_class: str | None
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    removed: Mapping[str, tuple[int, int]]
+    kept_because: Mapping[str, str]
+    proof: Proof
+
+    @property
+    def trainable(self) -> bool:
+        """Whether `module` can be fine-tuned: an evaluation graph has frozen batch norms and no dropout."""
+        return self.not_own_class is None
+
+    def record(self) -> CompactionRecord:
+        """Return what goes to disk."""
+        return CompactionRecord(
+            macs_before=self.macs_before,
+            macs_after=self.macs_after,
+            parameters_before=self.parameters_before,
+            parameters_after=self.parameters_after,
+            max_difference=self.proof.max_difference,
+            output_sensitivity=self.proof.sensitivity,
+            batch_sizes=self.proof.batch_sizes,
+            layers=tuple(LayerWidths(group=n, before=b, after=a) for n, (b, a) in self.removed.items()),
+        )
+
+
+def compact(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    masks: Masks | None = None,
+    *,
+    check_inputs: tuple[Tensor, ...] | None = None,
+) -> CompactModel:
+    """Remove every channel that carries nothing, and prove that the outputs stayed.
+
+    What can go is read from plain zeros in the parameters, so masks made by any tool work. Constants that
+    removed channels held go into the bias of the layer that read them, where that is exact.
+
+    Parameters
+    ----------
+    model : Module
+        Left as it is.
+    example_inputs : tuple of Tensor
+        One for each argument of ``forward``, with the batch in dimension 0.
+    masks : mapping of str to array of bool [size], optional
+        Applied first (`apply_masks`); a name for each group of `channel_groups`.
+    check_inputs : tuple of Tensor [n, ...], optional
+        Real rows for the check; random ones otherwise.
+
+    Raises
+    ------
+    CompactionError
+        If the network cannot be exported, a mask does not fit, or the float64 check against the masked eager
+        module finds a relative difference above 1e-9 or outputs that do not depend on the inputs.
+    """
+    rows = check_inputs_for(example_inputs, check_inputs)
+    labelled = label_graph(trace(model, example_inputs))
+    masked = model if masks is None else apply_masks(model, groups_of(labelled), masks)
+    reference = double(copy.deepcopy(masked).eval())
+    _load(labelled, reference)
+    removal = plan(labelled)
+    surgery = prepare(labelled, removal)
+    graph = labelled.trace.graph_module
+    carry_out(graph, surgery)
+    proof = prove(reference, graph, rows)
+    own, why_not = _own_class(reference, graph, surgery, rows)
+    dtypes = _dtypes(model, labelled.trace.dtypes, surgery)
+    for network in (graph, own):
+        if network is not None:
+            _restore(network, dtypes)
+    module = graph if own is None else own
+    return CompactModel(
+        module=module,
+        graph_module=graph,
+        not_own_class=why_not,
+        macs_before=count_macs(model, example_inputs),
+        macs_after=count_macs(graph, example_inputs),
+        parameters_before=count_parameters(model),
+        parameters_after=count_parameters(module),
+        removed=_widths(labelled, removal),
+        kept_because=_reasons(labelled, removal),
+        proof=proof,
+    )
+
+
+def _load(labelled: LabelledGraph, reference: nn.Module) -> None:
+    """Copy the masked parameters, in float64, into the graph."""
+    graph = labelled.trace.graph_module
+    parameters = dict(reference.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for node in labelled.stored_nodes():
+            name = str(node.target)
+            if name in parameters:
+                stored(graph, name).copy_(parameters[name])
+
+
+def _own_class(
+    reference: nn.Module, graph: fx.GraphModule, surgery: Surgery, rows: tuple[Tensor, ...]
+) -> tuple[nn.Module | None, str | None]:
+    """Return the user's class with smaller tensors if it runs and is equal, else why not."""
+    name = type(reference).__name__
+    try:
+        own = put_back(reference, surgery.tensors)
+        prove(reference, own, rows)
+    except CompactionError as error:
+        return None, f"{name} cannot hold the smaller tensors: {error}"
+    except Exception as error:  # the user's forward holds an old size: any exception may come
+        return None, f"{name}.forward does not run on smaller tensors ({type(error).__name__}: {error})"
+    return own, None
+
+
+def _dtypes(model: nn.Module, traced: dict[str, torch.dtype], surgery: Surgery) -> dict[str, torch.dtype]:
+    """Return the dtype of every tensor before the check, a new bias taking its weight's."""
+    dtypes = traced | {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    for name, layer in surgery.new_biases.items():
+        weight = layer.args[1]
+        assert isinstance(weight, fx.Node)
+        dtypes[name] = dtypes[str(weight.target)]
+    return dtypes
+
+
+def _restore(module: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
+    """Give a module's tensors their own dtypes again, in place."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
+    for owner_name, owner in module.named_modules():
+        for leaf, buffer in owner._buffers.items():
+            if buffer is not None:
+                owner._buffers[leaf] = buffer.to(dtypes.get(f"{owner_name}.{leaf}".lstrip("."), buffer.dtype))
+
+
+def _widths(labelled: LabelledGraph, removal: Plan) -> dict[str, tuple[int, int]]:
+    groups = channels_by_group(labelled)
+    return {
+        name: (len(roots), sum(root not in removal.removed for root in roots))
+        for name, (roots, reason) in groups.items()
+        if reason is None
+    }
+
+
+def _reasons(labelled: LabelledGraph, removal: Plan) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for name, (roots, _) in channels_by_group(labelled).items():
+        counts: dict[str, int] = {}
+        for root in roots:
+            if root in removal.kept_because:
+                counts[removal.kept_because[root]] = counts.get(removal.kept_because[root], 0) + 1
+        if counts:
+            reasons[name] = "; ".join(f"{count} of {len(roots)}: {why}" for why, count in counts.items())
+    return reasons

@@ -1,0 +1,121 @@
+"""The check that compaction never skips: the same outputs in float64, on outputs that do depend on the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fairdeploy.compaction.trace import check_example_inputs, rows_of, to_double
+from fairdeploy.errors import CompactionError
+
+TOLERANCE = 1e-9
+LEAST_SENSITIVITY = 1e-6
+BATCH_SIZES = (1, 5)
+_SEED = 20240229
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Two networks gave the same outputs.
+
+    Attributes
+    ----------
+    max_difference : float
+        Largest absolute difference, relative to the reference's largest absolute output.
+    sensitivity : float
+        Largest change of an output when another row is fed, relative to the same; an output that does not
+        depend on its input proves nothing.
+    batch_sizes : tuple of int
+    dtype : str
+    """
+
+    max_difference: float
+    sensitivity: float
+    batch_sizes: tuple[int, ...]
+    dtype: str
+
+
+def check_inputs_for(example_inputs: tuple[Tensor, ...], given: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+    """Return rows to check on: those given, or standard normal ones in the shape of the examples.
+
+    Integer inputs cannot be drawn; the examples' rows are used for them.
+    """
+    if given is not None:
+        check_example_inputs(given)
+        if [value.shape[1:] for value in given] != [value.shape[1:] for value in example_inputs]:
+            raise CompactionError("check_inputs: rows need the shape of the example inputs' rows")
+        return tuple(to_double(value) for value in given)
+    generator = torch.Generator().manual_seed(_SEED)
+    return tuple(
+        torch.randn((max(BATCH_SIZES), *value.shape[1:]), generator=generator, dtype=torch.float64)
+        if value.is_floating_point()
+        else rows_of(value, max(BATCH_SIZES))
+        for value in example_inputs
+    )
+
+
+def prove(reference: Callable[..., Any], candidate: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Proof:
+    """Compare two networks in float64 at two batch sizes.
+
+    Parameters
+    ----------
+    reference, candidate : callable
+        Networks in float64 and evaluation mode.
+    inputs : tuple of Tensor [n, ...]
+        Rows to feed, from the start again when there are fewer than a batch.
+
+    Raises
+    ------
+    CompactionError
+        If the outputs differ by more than `TOLERANCE`, are not finite, or do not depend on the inputs.
+    """
+    worst = sensitivity = 0.0
+    for size in BATCH_SIZES:
+        batch = tuple(rows_of(value, size) for value in inputs)
+        other = tuple(rows_of(value.roll(-1, 0) + _noise(value), size) for value in inputs)
+        with torch.no_grad():
+            expected, found = outputs_of(reference, batch), outputs_of(candidate, batch)
+            moved = outputs_of(reference, other)
+        if [value.shape for value in expected] != [value.shape for value in found]:
+            raise CompactionError("the compacted network's outputs have other shapes than the masked network's")
+        for want, got, elsewhere in zip(expected, found, moved, strict=True):
+            if not bool(torch.isfinite(want).all()):
+                raise CompactionError("the masked network's outputs are not finite, so nothing can be compared")
+            scale = float(want.abs().max()) or 1.0
+            worst = max(worst, _largest(want - got) / scale)
+            sensitivity = max(sensitivity, _largest(want - elsewhere) / scale)
+    if not worst <= TOLERANCE:
+        raise CompactionError(
+            f"the compacted network's outputs differ from the masked network's by {worst:.1e} (relative, float64; "
+            f"at most {TOLERANCE:.0e} is allowed), so it is refused"
+        )
+    if sensitivity < LEAST_SENSITIVITY:
+        raise CompactionError(
+            f"the masked network's outputs hardly depend on the inputs (relative change {sensitivity:.1e}), so equal "
+            "outputs prove nothing: the masks cut the network through, or other check_inputs are needed"
+        )
+    return Proof(worst, sensitivity, BATCH_SIZES, "float64")
+
+
+def outputs_of(network: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return all tensors that a network gives, in a fixed order, as float64."""
+    leaves = pytree.tree_leaves(network(*inputs))
+    return [leaf.detach().double() for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _noise(value: Tensor) -> Tensor | int:
+    """Return a small fixed perturbation, so that a single row given is moved too."""
+    if not value.is_floating_point():
+        return 0
+    scale = float(value.std()) if value.numel() > 1 else 1.0
+    generator = torch.Generator().manual_seed(_SEED + 1)
+    return 0.1 * (scale or 1.0) * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+
+
+def _largest(difference: Tensor) -> float:
+    return float(difference.abs().max()) if difference.numel() else 0.0
