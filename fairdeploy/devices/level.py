@@ -10,7 +10,7 @@ from fairdeploy.target import Hardware, Target
 MEMORY_TOLERANCE = 0.1
 
 
-def level(target: Target, facts: DeviceFacts, *, is_host: bool, ran: bool, simulated: bool) -> tuple[Level, str]:
+def level(target: Target, facts: DeviceFacts, *, is_host: bool, simulated: bool, ran: bool = True) -> tuple[Level, str]:
     """Return how much evidence from a run says about a target, and why in one sentence.
 
     Parameters
@@ -20,10 +20,10 @@ def level(target: Target, facts: DeviceFacts, *, is_host: bool, ran: bool, simul
         What the runner read.
     is_host : bool
         Whether it ran on the machine that runs fairdeploy.
-    ran : bool
-        False when the artifact was built and never run.
     simulated : bool
         Whether another runtime than the target's ran it.
+    ran : bool
+        False when the artifact was built and never run.
 
     Returns
     -------
