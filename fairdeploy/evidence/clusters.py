@@ -67,11 +67,6 @@ class EffectiveChange(Effective):
     lost: Ints
     gained: Ints
 
-    @property
-    def loss(self) -> Floats:
-        """(lost - gained) / n, 0 where n is 0."""
-        return np.divide(self.lost - self.gained, self.n, out=np.zeros(len(self.n)), where=self.n > 0)
-
     def tango(self, confidence: float) -> Pair:
         """Two-sided Tango interval of the loss on effective counts."""
         return tango(self.lost / self.effect, self.gained / self.effect, self.n / self.effect, confidence)
@@ -109,7 +104,8 @@ def _design_effect(total: Ints, squares: Ints, n: Ints, informative: Ints, clust
         estimate = np.nan_to_num(between / independent, nan=0.0, posinf=0.0)
         together = np.nan_to_num((n.astype(float) ** 2).sum(0) / rows, nan=1.0)
     mixed = (informative * estimate + PRIOR_BUCKETS * together) / (informative + PRIOR_BUCKETS)
-    return np.maximum(1.0, np.where(filled < FEW_BUCKETS, np.maximum(estimate, together), mixed))
+    effect: Floats = np.maximum(1.0, np.where(filled < FEW_BUCKETS, np.maximum(estimate, together), mixed))
+    return effect
 
 
 def _buckets(n: Ints, clustered: bool) -> tuple[Ints | None, tuple[str, ...]]:

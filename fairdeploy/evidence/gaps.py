@@ -121,4 +121,5 @@ def _top_up(rng: np.random.Generator, drawn: Floats, summary: EffectiveRate) -> 
     n = summary.n / summary.effect
     centre = (summary.successes / summary.effect + SCORE_Z2 / 2) / (n + SCORE_Z2)
     lacking = np.sqrt(np.maximum(centre * (1 - centre) / n - drawn.var(axis=0), 0))
-    return drawn + lacking * rng.standard_normal(drawn.shape)
+    raised: Floats = drawn + lacking * rng.standard_normal(drawn.shape)
+    return raised

@@ -110,7 +110,9 @@ def percentile(samples_sorted: ArrayLike, percent: float) -> float:
     return float(np.quantile(samples, percent / 100, method="inverted_cdf"))
 
 
-def percentile_bounds(samples_sorted: ArrayLike, percent: float, confidence: float) -> tuple[float | None, float | None]:
+def percentile_bounds(
+    samples_sorted: ArrayLike, percent: float, confidence: float
+) -> tuple[float | None, float | None]:
     """Distribution-free one-sided bounds of a percentile from order statistics (David and Nagaraja 2003, sec. 7.1).
 
     Parameters

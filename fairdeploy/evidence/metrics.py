@@ -161,7 +161,9 @@ def words(group: Mapping[str, str]) -> str:
     parts = []
     for axis, level in group.items():
         name = axis.replace("_", " ")
-        parts.append(f"all levels of {name}" if level == ALL else f"unknown {name}" if level == UNKNOWN else f"{name} {level}")
+        parts.append(
+            f"all levels of {name}" if level == ALL else f"unknown {name}" if level == UNKNOWN else f"{name} {level}"
+        )
     return " and ".join(parts) or "everyone"
 
 

@@ -13,6 +13,7 @@ from fairdeploy.records import Record
 Level = Literal["compiled", "simulated", "proxy", "emulated", "device"]
 LEVELS: tuple[Level, ...] = ("compiled", "simulated", "proxy", "emulated", "device")
 Reference = Literal["dense", "compact"]
+StageName = Literal["dense", "pruned", "compact", "exported", "quantised", "runtime"]
 Group = dict[str, str]
 
 
@@ -71,19 +72,24 @@ class Gap(Record):
 
 
 class Latency(Record):
-    """Single-stream latency in milliseconds; bounds are distribution-free from order statistics."""
+    """Single-stream latency in milliseconds; bounds are distribution-free from order statistics.
+
+    `percentiles` and `intervals` are keyed "p50", "p90"; `samples_ms` are all runs in ascending order, rounded to
+    1e-4 ms, so that a gate or an auditor can compute any other bound.
+    """
 
     runs: int
     threads: int
     mean_ms: float
     percentiles: dict[str, float]
     intervals: dict[str, Interval]
+    samples_ms: tuple[float, ...]
 
 
 class Stage(Record):
     """Rates per group at one stage of the line, and what changed against the dense network."""
 
-    stage: Literal["dense", "pruned", "compact", "exported", "quantised", "runtime"]
+    stage: StageName
     rates: tuple[Rate, ...]
     changes: tuple[Change, ...]
 

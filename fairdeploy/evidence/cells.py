@@ -1,0 +1,61 @@
+"""Cells: the groups and contexts that numbers are stated for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairdeploy.evidence.tally import UNKNOWN, Tally
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells over one combination of attributes and contexts.
+
+    Attributes
+    ----------
+    axes : tuple of str
+        Attributes and contexts that are kept apart; empty for everyone.
+    keep : array of int [cells]
+        Positions among all level combinations, in C order.
+    groups, contexts : tuple of dict
+        Level by attribute and level by context, per cell.
+    """
+
+    axes: tuple[str, ...]
+    keep: NDArray[np.intp]
+    groups: tuple[dict[str, str], ...]
+    contexts: tuple[dict[str, str], ...]
+
+    def take(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Turn counts [buckets, levels, ...] into [buckets, cells]."""
+        return counts.reshape(len(counts), -1)[:, self.keep]
+
+
+def cells(tally: Tally, *, contexts: bool, intersections: bool) -> Iterator[Cells]:
+    """Yield everyone, each attribute's levels and all intersections; then the same within each context.
+
+    Every declared level has a cell, with or without rows; ``unknown`` only if it has rows.
+    """
+    attributes = tuple(tally.schema.attributes)
+    by_group: list[tuple[str, ...]] = [(), *((name,) for name in attributes)]
+    if intersections and len(attributes) > 1:
+        by_group.append(attributes)
+    by_context: list[tuple[str, ...]] = [(), *((name,) for name in tally.schema.contexts)] if contexts else [()]
+    for where in by_context:
+        for who in by_group if not where else by_group[: len(attributes) + 1]:
+            yield _over(tally, who, where)
+
+
+def _over(tally: Tally, who: tuple[str, ...], where: tuple[str, ...]) -> Cells:
+    axes = who + where
+    rows = tally.sums(axes).sum(0).ravel()
+    combinations = list(product(*(tally.schema.levels(axis) for axis in axes)))
+    keep = [at for at, levels in enumerate(combinations) if UNKNOWN not in levels or rows[at] > 0]
+    groups = tuple(dict(zip(who, combinations[at], strict=False)) for at in keep)
+    contexts = tuple(dict(zip(where, combinations[at][len(who) :], strict=True)) for at in keep)
+    return Cells(axes, np.array(keep, dtype=np.intp), groups, contexts)

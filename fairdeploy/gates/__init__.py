@@ -1,0 +1,10 @@
+"""Gates: what must hold, and the verdict on each cell. A bound decides, never a point estimate.
+
+`parse_gates` reads the ``gates:`` of a file into rules, `gate` holds evidence against them.
+"""
+
+from fairdeploy.gates.parse import parse_gates
+from fairdeploy.gates.records import CellVerdict, Condition, Gates, Rule, Status, Verdict
+from fairdeploy.gates.verdict import gate, worst_exit
+
+__all__ = ["CellVerdict", "Condition", "Gates", "Rule", "Status", "Verdict", "gate", "parse_gates", "worst_exit"]

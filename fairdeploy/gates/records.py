@@ -1,0 +1,140 @@
+"""What gates and verdicts look like on disk."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fairdeploy.evidence.metrics import FLIPS, GAPS, RATES
+from fairdeploy.evidence.records import Group, Level, Reference
+from fairdeploy.records import Record
+
+Status = Literal["pass", "fail", "inconclusive", "undefined", "waived"]
+Condition = Literal["min", "max", "max_drop", "max_increase", "max_ratio"]
+Unit = Literal["rate", "ratio", "ms", "MB"]
+Kind = Literal["fairness", "latency", "size"]
+
+CHANGES: tuple[Condition, ...] = ("max_drop", "max_increase", "max_ratio")
+PLAIN_WORDS = {
+    **{metric.name: metric.words for family in (RATES, GAPS, FLIPS) for metric in family.values()},
+    "worst_group_accuracy": "accuracy",
+    "size_mb": "artifact's size",
+    "peak_memory_mb": "peak memory",
+}
+LATENCY = re.compile(r"latency_p([1-9][0-9]?)_ms")
+
+
+def conditions_of(metric: str) -> tuple[Condition, ...]:
+    """Return the conditions that a metric takes; none for an unknown metric."""
+    if metric in RATES:
+        return ("min", "max", "max_drop", "max_increase")
+    if metric == "worst_group_accuracy":
+        return ("min",)
+    if LATENCY.fullmatch(metric):
+        return ("max", "max_ratio")
+    return ("max",) if metric in PLAIN_WORDS else ()
+
+
+def needs_reference(metric: str, condition: str) -> bool:
+    """Say whether a condition is about a change, so that `against` must be said."""
+    return condition in CHANGES or metric in FLIPS
+
+
+class Rule(Record):
+    """One condition on one metric.
+
+    Changes (`max_drop`, `max_increase`, `max_ratio`) say what they are measured against.
+    """
+
+    metric: str
+    condition: Condition
+    bound: float
+    against: Reference | None = None
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    level: Level | None = None
+    required: bool = True
+    where: str = ""
+
+    @property
+    def name(self) -> str:
+        """Stable name, as in ``true_positive_rate.max_drop.compact``."""
+        return ".".join(filter(None, (self.metric, self.condition, self.against)))
+
+    @property
+    def words(self) -> str:
+        """The metric as in a sentence."""
+        percentile = LATENCY.fullmatch(self.metric)
+        return f"p{percentile[1]} latency" if percentile else PLAIN_WORDS[self.metric]
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of evidence it needs."""
+        if LATENCY.fullmatch(self.metric):
+            return "latency"
+        return "size" if self.metric in ("size_mb", "peak_memory_mb") else "fairness"
+
+    @property
+    def unit(self) -> Unit:
+        """Unit of the bound."""
+        if self.kind == "latency":
+            return "ratio" if self.condition == "max_ratio" else "ms"
+        return "MB" if self.kind == "size" else "rate"
+
+    @model_validator(mode="after")
+    def _condition_fits(self) -> Rule:
+        if self.condition not in conditions_of(self.metric):
+            raise ValueError(f"{self.metric} takes {conditions_of(self.metric)}, not {self.condition}")
+        if needs_reference(self.metric, self.condition) != (self.against is not None):
+            raise ValueError(f"{self.name}: changes, and only they, say against which reference")
+        if self.bound <= 0 or (self.unit == "rate" and self.bound >= 1):
+            raise ValueError(f"{self.name}: a bound of {self.bound} can never pass or never fail")
+        return self
+
+
+class Gates(Record):
+    """The rules of one target, project-wide ones first; digested before anything is evaluated."""
+
+    rules: tuple[Rule, ...]
+
+
+class CellVerdict(Record):
+    """One rule on one cell, with everything that decided it.
+
+    `lower` and `upper` are the one-sided bounds at the rule's confidence; `forecast` is what evidence of too low
+    a level would have said. Under ``max_drop`` and ``max_increase`` `value` and its bounds are the drop and the
+    increase: a fall by 3 points is +0.03 under ``max_drop``. A gap's group is ``{attribute: "*"}``.
+    """
+
+    rule: str
+    metric: str
+    condition: Condition
+    against: Reference | None
+    group: Group
+    status: Status
+    bound: float
+    value: float | None
+    lower: float | None
+    upper: float | None
+    unit: Unit
+    n: int | None
+    method: str
+    confidence: float
+    reason: str
+    rows_needed: int | None = None
+    forecast: Status | None = None
+    required: bool = True
+    where: str = ""
+
+
+class Verdict(Record):
+    """The verdict on one target: every cell, and one word."""
+
+    schema_version: Literal[1] = 1
+    target: str
+    status: Status
+    sentence: str
+    cells: tuple[CellVerdict, ...]
+    gates_digest: str
+    evidence_digest: str
