@@ -62,14 +62,16 @@ def call(function: Callable[..., Any], arguments: Mapping[str, Any], *, name: st
     ConfigError
         If it does not take these arguments, or raises.
     """
-    try:
-        signature = inspect.signature(function)
-        signature.bind(**arguments)
-    except TypeError as error:
-        for unknown in arguments.keys() - signature.parameters.keys():
-            raise ConfigError(f"{name} has no argument '{unknown}'{nearest(unknown, signature.parameters)}") from None
-        raise ConfigError(f"{name}: {error}") from None
     with user_errors(f"calling {name}"):
+        signature = inspect.signature(function)
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            for unknown in arguments.keys() - signature.parameters.keys():
+                raise ConfigError(
+                    f"{name} has no argument '{unknown}'{nearest(unknown, signature.parameters)}"
+                ) from None
+            raise ConfigError(f"{name}: {error}") from None
         return function(**arguments)
 
 
