@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +32,7 @@ from fairdeploy.evidence.tally import Tally
 
 CONFIDENCE = 0.95
 PERCENTILES = (50, 90, 99)
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -52,26 +55,26 @@ def judge(
     target: str,
     level: Level | None,
     level_reason: str,
-    artifact_digest: str | None,
     spec_digest: str,
     data_fingerprint: str,
     reference_digests: Mapping[str, str],
-    runtime: Mapping[str, str],
     requested_precision: str,
-    realised_precision: Mapping[str, int],
-    size_bytes: int | None,
-    peak_memory_mb: float | None,
-    tallies: Mapping[Reference, Tally],
-    stages: Mapping[StageName, Tally],
-    latencies_ms: ArrayLike | None,
-    reference_latencies_ms: Mapping[str, ArrayLike],
     seed: int,
+    artifact_digest: str | None = None,
+    runtime: Mapping[str, str] = NOTHING,
+    realised_precision: Mapping[str, int] = NOTHING,
+    size_bytes: int | None = None,
+    peak_memory_mb: float | None = None,
+    tallies: Mapping[Reference, Tally] = NOTHING,
+    stages: Mapping[StageName, Tally] = NOTHING,
+    latencies_ms: ArrayLike | None = None,
+    reference_latencies_ms: Mapping[str, ArrayLike] = NOTHING,
     threads: int = 1,
     percentiles: Sequence[int] = PERCENTILES,
     fake_device: bool = False,
     failure: str | None = None,
 ) -> Evidence:
-    """Compute every rate, paired change, gap and latency with its interval.
+    """Compute every rate, paired change, gap and latency with its interval; what is left out is not known.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ Levels = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Schema:
-    """What is counted. Names are kept in alphabetical order; ``unknown`` is appended to every list of levels.
+    """What is counted. Names are kept in alphabetical order; ``unknown`` comes last in every list of levels.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Schema:
     Raises
     ------
     DataError
-        If a name or level is empty or doubled, or there are more cells than an int64 can number.
+        If a name is empty, a level is doubled, or there are more cells than an int64 can number.
     """
 
     attributes: Levels
@@ -291,10 +291,9 @@ class Tally:
 def _with_unknown(levels_by_name: Levels) -> Dict[str, Tuple[str, ...]]:
     complete = {}
     for name in sorted(levels_by_name):
-        levels = tuple(levels_by_name[name])
-        levels = levels if levels and levels[-1] == UNKNOWN else levels + (UNKNOWN,)
-        if not name or len(levels) < 2 or "" in levels or len(set(levels)) != len(levels):
-            raise DataError("{!r}: declare at least one level; none empty, none twice".format(name))
+        levels = tuple(level for level in levels_by_name[name] if level not in ("", UNKNOWN)) + (UNKNOWN,)
+        if not name or len(levels) < 2 or len(set(levels)) != len(levels):
+            raise DataError("{!r}: declare at least one level, and none twice".format(name))
         complete[name] = levels
     return complete
 

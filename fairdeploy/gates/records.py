@@ -76,6 +76,11 @@ class Rule(Record):
         return "size" if self.metric in ("size_mb", "peak_memory_mb") else "fairness"
 
     @property
+    def is_fairness(self) -> bool:
+        """Whether it is about predictions, not about latency, size or memory."""
+        return self.kind == "fairness"
+
+    @property
     def unit(self) -> Unit:
         """Unit of the bound."""
         if self.kind == "latency":

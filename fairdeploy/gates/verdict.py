@@ -109,7 +109,8 @@ def _sentence(target: str, status: Status, cells: list[CellVerdict]) -> str:
     worst = max(deciding, key=_nearness)
     reason = worst.reason[0].lower() + worst.reason[1:]
     if status == "pass":
-        return f"On {target}, {f'all {len(cells)} checks hold' if len(cells) > 1 else 'the one check holds'}; closest: {reason}"
+        hold = f"all {len(cells)} checks hold" if len(cells) > 1 else "the one check holds"
+        return f"On {target}, {hold}; closest: {reason}"
     if status == "fail":
         return f"On {target}, {_checks(len(deciding))} of {len(cells)} failed; worst: {reason}"
     return f"On {target}, {_checks(len(deciding))} of {len(cells)} cannot be decided; foremost: {reason}"
