@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fairdeploy.evidence.clusters import EffectiveRate, effective_rate
 from fairdeploy.evidence.metrics import GapMetric, present_levels
-from fairdeploy.evidence.tally import Tally
+from fairdeploy.evidence.tally import BUCKETS, Tally
 
 REPLICATES = 2_000
 SCORE_Z2 = 1.96**2
@@ -73,7 +73,7 @@ def gap_estimate(tally: Tally, metric: GapMetric, attribute: str, *, seed: int) 
     levels = present_levels(tally, attribute)
     method = f"joint bootstrap of {'clusters' if tally.schema.clustered else 'rows'}, {REPLICATES} replicates"
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(f"{metric.name}/{attribute}".encode())]))
-    weights = _bucket_weights(rng, tally) if tally.schema.clustered else None
+    weights = _bucket_weights(rng, tally) if tally.schema.clustered and tally.rows else None
     value, highest, lowest = -1.0, "", ""
     undefined: set[str] = set()
     smallest_n, deviations = tally.rows, np.zeros(REPLICATES)
@@ -98,11 +98,11 @@ def gap_estimate(tally: Tally, metric: GapMetric, attribute: str, *, seed: int) 
 
 
 def _bucket_weights(rng: np.random.Generator, tally: Tally) -> Floats:
-    filled = tally.sums(()) > 0
-    weights = np.zeros((REPLICATES, len(filled)))
-    if filled.any():
-        weights[:, filled] = rng.multinomial(filled.sum(), np.full(filled.sum(), 1 / filled.sum()), REPLICATES)
-    return weights
+    filled = np.flatnonzero(tally.sums(()))
+    drawn = filled[rng.integers(0, len(filled), (REPLICATES, len(filled)))]
+    replicate = np.arange(REPLICATES)[:, None]
+    times = np.bincount((replicate * BUCKETS + drawn).ravel(), minlength=REPLICATES * BUCKETS)
+    return times.reshape(REPLICATES, BUCKETS).astype(float)
 
 
 def _resample_rows(rng: np.random.Generator, summary: EffectiveRate) -> Floats:

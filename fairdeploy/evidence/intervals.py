@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Pair = tuple[Floats, Floats]
+BISECTIONS = 50
 
 
 def two_sided(one_sided_confidence: float) -> float:
@@ -62,14 +63,14 @@ def tango(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, confidence: float) -
     b, c, n = _floats(lost, gained, n)
     z = _z(confidence)
     loss = np.divide(b - c, n, out=np.zeros_like(n), where=n > 0)
-    ends = []
-    for inside, outside, sign in ((loss, -np.ones_like(n), 1.0), (loss, np.ones_like(n), -1.0)):
-        for _ in range(60):
-            middle = (inside + outside) / 2
-            accepted = sign * tango_z(b, c, n, middle) <= z
-            inside, outside = np.where(accepted, middle, inside), np.where(accepted, outside, middle)
-        ends.append((inside + outside) / 2)
-    return np.where(n > 0, ends[0], -1.0), np.where(n > 0, ends[1], 1.0)
+    side = np.array([1.0, -1.0]).reshape(2, *([1] * n.ndim))  # lower end, upper end
+    inside, outside = np.broadcast_to(loss, (2, *n.shape)), np.broadcast_to(-side, (2, *n.shape))
+    for _ in range(BISECTIONS):
+        middle = (inside + outside) / 2
+        accepted = side * tango_z(b, c, n, middle) <= z
+        inside, outside = np.where(accepted, middle, inside), np.where(accepted, outside, middle)
+    lower, upper = (inside + outside) / 2
+    return np.where(n > 0, lower, -1.0), np.where(n > 0, upper, 1.0)
 
 
 def tango_z(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, loss: ArrayLike) -> Floats:
@@ -84,7 +85,7 @@ def tango_z(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, loss: ArrayLike) -
         q = (root - linear) / (4 * n)
         variance = n * (2 * q + d * (1 - d))
         z = (b - c - n * d) / np.sqrt(np.maximum(variance, 0))
-    return np.nan_to_num(z, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    return np.where(np.isnan(z), 0.0, z)
 
 
 def mcnemar_p(lost: ArrayLike, gained: ArrayLike) -> Floats:
