@@ -1,0 +1,66 @@
+"""What all targets of a build share, shaped for the page: the trade-off, the widths, the group counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fairdeploy.bundle import BuildRecord, CandidateRecord
+from fairdeploy.report import charts
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """The candidates of a build: MACs kept against the accuracy of the worst group."""
+
+    chart: charts.Scatter
+    points: tuple[tuple[CandidateRecord, charts.ScatterPoint], ...]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Channels per layer before and after compaction."""
+
+    height: float
+    rows: tuple[tuple[str, int, int, charts.WidthRow], ...]
+
+
+@dataclass(frozen=True)
+class CountTable:
+    """Rows per group and split of one attribute."""
+
+    attribute: str
+    splits: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[int | None, ...]], ...]
+
+
+def trade_off(build: BuildRecord) -> TradeOff | None:
+    """Lay out the candidates; None when there was nothing to choose from."""
+    if not build.candidates:
+        return None
+    points = [(one.keep_macs, one.worst_group_accuracy) for one in build.candidates]
+    chart = charts.scatter(
+        points, [max(one.name + ", chosen", "99.9, " + one.worst_group, key=len) for one in build.candidates]
+    )
+    return TradeOff(chart, tuple(zip(build.candidates, chart.points, strict=True)))
+
+
+def widths(build: BuildRecord) -> Widths | None:
+    """Lay out the channels of every coupled group; None when nothing was removed."""
+    if build.compaction is None or not build.compaction.layers:
+        return None
+    layers = build.compaction.layers
+    height, marks = charts.width_bars([(one.before, one.after) for one in layers])
+    rows = ((one.group, one.before, one.after, mark) for one, mark in zip(layers, marks, strict=True))
+    return Widths(height, tuple(rows))
+
+
+def count_tables(build: BuildRecord) -> list[CountTable]:
+    """Return rows per group and split, one table per attribute; a missing count is None."""
+    counts = {(one.attribute, one.level, one.split): one.rows for one in build.group_counts}
+    splits = tuple(dict.fromkeys(one.split for one in build.group_counts))
+    tables = []
+    for attribute in dict.fromkeys(one.attribute for one in build.group_counts):
+        levels = dict.fromkeys(one.level for one in build.group_counts if one.attribute == attribute)
+        rows = ((level, tuple(counts.get((attribute, level, split)) for split in splits)) for level in levels)
+        tables.append(CountTable(attribute, splits, tuple(rows)))
+    return tables

@@ -1,0 +1,50 @@
+"""What to do next about a target that did not pass: one sentence per reason, and the lines to type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fairdeploy.bundle import Bundle
+from fairdeploy.gates import CellVerdict
+from fairdeploy.report import words
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is missing or wrong, and the commands that mend or show it."""
+
+    text: str
+    commands: tuple[str, ...] = ()
+
+
+def next_steps(bundle: Bundle) -> tuple[Step, ...]:
+    """Return the steps for one target, the gravest first; none when it passed."""
+    target, cells = bundle.verdict.target, bundle.verdict.cells
+    check, build = f"fairdeploy doctor -t {target}", f"fairdeploy build -t {target}"
+    steps = []
+    if any(cell.status == "fail" for cell in cells):
+        steps.append(
+            Step(
+                "Find the stage where it happened. A fall at “quantised” or “runtime” is mended at the target: "
+                "by another precision or calibration. One before that is mended by pruning less or recovering longer.",
+                ("fairdeploy compare",),
+            )
+        )
+    if bundle.evidence.failure:
+        steps.append(Step("The runtime gave no predictions. Mend it, then measure again:", (check, build)))
+    elif any(cell.forecast for cell in cells):
+        steps.append(Step("Run these two lines on the target hardware itself:", (check, build)))
+    short = [cell for cell in cells if cell.status == "inconclusive" and too_small(cell) and not cell.forecast]
+    if short:
+        groups = {words.group_name(cell.group): cell for cell in sorted(short, key=lambda one: one.rows_needed or 0)}
+        wanted = "; ".join(
+            f"{name}: n = {words.count(cell.n)}, needs {words.count(cell.rows_needed)}"
+            for name, cell in reversed(groups.items())
+        )
+        steps.append(Step(f"Add rows to the evaluate split ({wanted}), then:", ("fairdeploy plan", build)))
+    return tuple(steps)
+
+
+def too_small(cell: CellVerdict) -> bool:
+    """Say whether a cell lacks rows for its gate."""
+    return cell.rows_needed is not None and (cell.n is None or cell.n < cell.rows_needed)
