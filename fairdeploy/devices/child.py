@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fairdeploy import errors
-from fairdeploy.devices.process import pinned_threads, run_limited
+from fairdeploy.devices.process import run_limited
 from fairdeploy.devices.runner import limit_process
 from fairdeploy.errors import BackendError, FairdeployError
 
@@ -46,7 +46,7 @@ def run_child(function: str, arguments: dict[str, Any], *, timeout_s: float = 60
         call = {"function": function, "arguments": arguments, "cpu_s": int(timeout_s) + 1, "memory_mb": memory_mb}
         (folder / "call.json").write_text(json.dumps(call))
         command = [sys.executable, "-m", "fairdeploy.devices.child", name]
-        ended = run_limited(command, env=pinned_threads(1), timeout_s=timeout_s)
+        ended = run_limited(command, folder, threads=1, timeout_s=timeout_s)
         try:
             answer = json.loads((folder / "answer.json").read_text("utf-8"))
         except (OSError, ValueError):

@@ -15,7 +15,7 @@ from fairdeploy import backends
 from fairdeploy.devices.base import DeviceFacts, Job, Result
 from fairdeploy.devices.facts import read_facts
 from fairdeploy.devices.package import build_zipapp, session_name
-from fairdeploy.devices.process import Ended, pinned_threads, run_limited
+from fairdeploy.devices.process import Ended, run_limited
 from fairdeploy.devices.runner import PROTOCOL
 from fairdeploy.errors import BackendError, BackendUnavailable
 from fairdeploy.records import file_digest, write_atomic
@@ -65,9 +65,8 @@ class HostDevice:
             runner.write_bytes(build_zipapp(backend))
             description = self._describe(job, session_name(backend))
             write_atomic(folder / "job.json", json.dumps(description).encode())
-            ended = run_limited(
-                [sys.executable, str(runner), name], env=pinned_threads(job.measure.threads), timeout_s=self.timeout_s
-            )
+            command = [sys.executable, str(runner), name]
+            ended = run_limited(command, folder, threads=job.measure.threads, timeout_s=self.timeout_s)
             return _read(folder, job, ended)
 
     def _describe(self, job: Job, session: str) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 TAIL_BYTES = 2000
+THREAD_POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -44,27 +47,38 @@ class Ended:
         return f"{how}; its last words: {self.last_words or '(none)'}"
 
 
-def run_limited(command: Sequence[str], *, env: Mapping[str, str], timeout_s: float) -> Ended:
+def run_limited(command: Sequence[str], folder: Path, *, threads: int, timeout_s: float) -> Ended:
     """Run a command without stdin, in a process group of its own, and wait for it.
 
     Whatever interrupts the wait (Ctrl-C included) kills the group first.
+
+    Parameters
+    ----------
+    command : sequence of str
+    folder : Path
+        Where its temporary files go, so that they vanish with the caller's folder even after a crash.
+    threads : int
+        Size of every thread pool that listens to the environment.
+    timeout_s : float
+        Wall time, after which the group is killed.
     """
+    env = {**os.environ, "TMPDIR": str(folder), **{pool: str(threads) for pool in THREAD_POOLS}}
+    timed_out = threading.Event()
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
-            command, env=dict(env), stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            command, env=env, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
         )
-        timed_out = threading.Event()
 
         def kill() -> None:
             timed_out.set()
-            os.killpg(child.pid, signal.SIGKILL)
+            _kill_group(child.pid)
 
         timer = threading.Timer(timeout_s, kill)
-        timer.start()
         try:
+            timer.start()
             _, status, usage = os.wait4(child.pid, 0)
         except BaseException:
-            os.killpg(child.pid, signal.SIGKILL)
+            _kill_group(child.pid)
             child.wait()
             raise
         finally:
@@ -76,7 +90,6 @@ def run_limited(command: Sequence[str], *, env: Mapping[str, str], timeout_s: fl
     return Ended(child.returncode, timed_out.is_set(), last_words, usage.ru_maxrss / 1024)
 
 
-def pinned_threads(threads: int) -> dict[str, str]:
-    """Return this process's environment with every thread pool limited."""
-    pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-    return {**os.environ, **{pool: str(threads) for pool in pools}}
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
