@@ -55,8 +55,14 @@ class Candidate:
     name: str
     keep_macs: float
     onnx: Path
+    macs: int
     compaction: CompactionRecord | None
     export: ExportReport
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the exported network."""
+        return self.export.parameters
 
 
 class Networks:
@@ -127,7 +133,7 @@ class Networks:
         from fairdeploy.devices.runner import preprocess
 
         spec = self.project.spec.model_dump(mode="json")
-        return tuple(torch.from_numpy(preprocess(spec, {name: rows})[name]) for name, rows in self._check_rows.items())
+        return tuple(torch.from_numpy(rows) for rows in preprocess(spec, self._check_rows).values())
 
     @cached_property
     def _check_rows(self) -> dict[str, NDArray[Any]]:
@@ -146,7 +152,7 @@ class Networks:
             groups = channel_groups(self.dense, self.example_inputs)
             return apply_masks(self.dense, groups, self._masks(level))
 
-        return self._export(f"pruned {_name(level)}", self.prune(level).digest, masked)
+        return self._export(f"pruned {_name(level)}", file_digest(self._masks_file(level)), masked)
 
     def export_compact(self, level: float) -> Kept:
         """Export the network just after its channels were removed, before recovery."""
@@ -158,50 +164,67 @@ class Networks:
         compact = self.compact(level)
         recover = self.recover(level)
         kept = self._export(_name(level), recover.digest, lambda: self._recovered(level, recover))
-        return Candidate(
-            _name(level),
-            level,
-            kept.folder / "model.onnx",
-            CompactionRecord.load(compact.folder / "compaction.json"),
-            ExportReport.load(kept.folder / "export.json"),
-        )
+        record = CompactionRecord.load(compact.folder / "compaction.json")
+        return self._candidate(_name(level), level, kept, record.macs_after, record)
 
     def unpruned(self) -> Candidate:
         """Return the dense network as the only candidate, for ``prune: {method: none}``."""
-        kept = self.export_dense()
-        return Candidate("dense", 1.0, kept.folder / "model.onnx", None, ExportReport.load(kept.folder / "export.json"))
 
-    def prune(self, level: float) -> Kept:
-        """Choose which channels to keep."""
+        def count(out: Path) -> None:
+            from fairdeploy.compaction import count_macs
+
+            (out / "macs.json").write_text(json.dumps(count_macs(self.dense, self.example_inputs)))
+
+        macs = self.store.run("count", count, of="dense", model=self.identity).folder / "macs.json"
+        return self._candidate("dense", 1.0, self.export_dense(), json.loads(macs.read_text()), None)
+
+    def _candidate(
+        self, name: str, level: float, kept: Kept, macs: int, compaction: CompactionRecord | None
+    ) -> Candidate:
+        report = ExportReport.load(kept.folder / "export.json")
+        return Candidate(name, level, kept.folder / "model.onnx", macs, compaction, report)
+
+    def prune(self) -> Kept:
+        """Choose which channels to keep, at every level at once."""
         options = self.project.prune
+        levels = options.keep.macs if options.keep else ()
 
         def produce(out: Path) -> None:
-            from fairdeploy.pruning import magnitude_masks
+            from fairdeploy.pruning import Magnitude
 
-            masks = magnitude_masks(self.dense, self.example_inputs, keep_macs=level, round_to=options.round_to)
-            text = {name: "".join("01"[int(keep)] for keep in mask) for name, mask in masks.items()}
-            (out / "masks.json").write_text(json.dumps(text, indent=1))
+            masks = Magnitude(options.round_to).masks(
+                self.dense,
+                self.example_inputs,
+                keep_macs=levels,
+                train=self.splits["train"],
+                prune=self.splits["prune"],
+                spec=self.project.spec,
+                seed=self.project.seed,
+            )
+            for level, chosen in zip(levels, masks, strict=True):
+                text = {name: "".join("01"[int(keep)] for keep in mask) for name, mask in chosen.items()}
+                (out / f"{_name(level)}.json").write_text(json.dumps(text, indent=1))
 
         return self.store.run(
             "prune",
             produce,
-            of=_name(level),
+            of=options.method,
             model=self.identity,
             method=options.method,
-            keep_macs=level,
+            keep_macs=list(levels),
             round_to=options.round_to,
+            data=[self.splits[name].fingerprint for name in ("train", "prune")],
             seed=self.project.seed,
         )
 
     def compact(self, level: float) -> Kept:
         """Remove the channels for good and prove that the outputs stayed."""
-        prune = self.prune(level)
         return self.store.run(
             "compact",
             lambda out: self._compacted(level).record().save(out / "compaction.json"),
             of=_name(level),
             model=self.identity,
-            masks=prune.digest,
+            masks=file_digest(self._masks_file(level)),
         )
 
     def recover(self, level: float) -> Kept:
@@ -235,8 +258,11 @@ class Networks:
             seed=self.project.seed,
         )
 
+    def _masks_file(self, level: float) -> Path:
+        return self.prune().folder / f"{_name(level)}.json"
+
     def _masks(self, level: float) -> Masks:
-        text = json.loads((self.prune(level).folder / "masks.json").read_text())
+        text = json.loads(self._masks_file(level).read_text())
         return {name: np.array([bit == "1" for bit in bits]) for name, bits in text.items()}
 
     def _compacted(self, level: float) -> CompactModel:
@@ -257,7 +283,9 @@ class Networks:
 
     def _export(self, of: str, source: str, module: Callable[[], nn.Module]) -> Kept:
         def produce(out: Path) -> None:
-            report = export_onnx(module(), out / "model.onnx", spec=self.project.spec, check_inputs=self._check_rows)
+            spec = self.project.spec
+            example = dict(zip(spec.inputs, self.example_inputs, strict=True))
+            report = export_onnx(module(), example, out / "model.onnx", spec=spec, check_inputs=self._check_rows)
             report.save(out / "export.json")
 
         versions = {name: _version(name) for name in ("torch", "onnx", "onnxscript", "onnxslim")}

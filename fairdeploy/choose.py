@@ -58,7 +58,12 @@ def choose(
             requested_precision="fp32",
             realised_precision=deployed.run.realised_precision,
             size_bytes=one.onnx.stat().st_size,
+            peak_memory_mb=None,
             tallies={"dense": tally},
+            stages={},
+            latencies_ms=None,
+            reference_latencies_ms={},
+            seed=0,
         )
         status: Status = gate(evidence, gates).status if gates.rules else "pass"
         judged.append((one, status, _record(one, evidence, float(np.median(latencies)))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ from fairdeploy.backends import Backend, check_precision
 from fairdeploy.bundle import BuildRecord, Decision, seal
 from fairdeploy.data import StoredSplit
 from fairdeploy.devices import Device
-from fairdeploy.devices.child import run_child
 from fairdeploy.devices.level import level as evidence_level
 from fairdeploy.devices.toolchain import compile_artifact
 from fairdeploy.errors import BackendError, TargetError
 from fairdeploy.evidence import Evidence, judge
-from fairdeploy.evidence.records import Level
+from fairdeploy.evidence.records import Level, StageName
 from fairdeploy.gates import Gates, Verdict, gate
 from fairdeploy.measure import Meter, Model, Predictions
 from fairdeploy.model import ModelSpec
@@ -108,7 +107,7 @@ class Deployment:
 
     Attributes
     ----------
-    stages : mapping of str to Predictions
+    stages : mapping of stage name to Predictions
         Predictions of the evaluate split at the stages before the targets.
     """
 
@@ -118,15 +117,11 @@ class Deployment:
     host: Device
     splits: Mapping[str, StoredSplit]
     references: References
-    stages: Mapping[str, Predictions]
+    stages: Mapping[StageName, Predictions]
 
     def run(self, target: Target, gates: Gates, device: Device | None) -> Outcome:
         """Deploy to one target on a device (this host when none is given) and judge it."""
-        facts: dict[str, Any] = {
-            "target": target.id,
-            "fake_device": bool(device and device.fake),
-            "requested_precision": target.build.precision,
-        }
+        facts = _unmeasured(target) | {"fake_device": bool(device and device.fake)}
         artifact = None
         try:
             backend = backends.load(target.runtime.backend)
@@ -134,25 +129,18 @@ class Deployment:
             facts |= {"artifact_digest": artifact.model.digest, "size_bytes": _size_bytes(artifact.model.file)}
             facts |= self._measure(target, backend, artifact, device)
         except TargetError as error:
-            level: Level = "compiled"
-            facts = {"level": level, "level_reason": "nothing was run", **facts, "failure": str(error)}
+            facts["failure"] = str(error)
         return self._outcome(target, gates, facts, artifact)
 
     def judge_artifact(self, target: Target, gates: Gates, file: Path) -> Outcome:
         """Judge an artifact that was made elsewhere."""
         backend = backends.load(target.runtime.backend)
         artifact = Artifact(Model(file, _digest(file), backend.name, target.build.precision), file.parent, None)
-        facts: dict[str, Any] = {
-            "target": target.id,
-            "requested_precision": target.build.precision,
-            "artifact_digest": artifact.model.digest,
-            "size_bytes": _size_bytes(file),
-        }
+        facts = _unmeasured(target) | {"artifact_digest": artifact.model.digest, "size_bytes": _size_bytes(file)}
         try:
             facts |= self._measure(target, backend, artifact, None)
         except TargetError as error:
-            level: Level = "compiled"
-            facts = {"level": level, "level_reason": "nothing was run", **facts, "failure": str(error)}
+            facts["failure"] = str(error)
         return self._outcome(target, gates, facts, None)
 
     def _outcome(self, target: Target, gates: Gates, facts: dict[str, Any], artifact: Artifact | None) -> Outcome:
@@ -193,22 +181,17 @@ class Deployment:
 
         def produce(out: Path) -> None:
             chosen = calibrate.choose_rows(rows.rows, recipe, seed=self.seed)
-            for name, inputs in rows.inputs.items():
-                np.save(out / f"{name}.npy", inputs[chosen])
-            spec.save(out / "spec.json")
-            run_child(
-                "fairdeploy.calibrate:quantize_in",
-                {"portable": str(self.references.compact), "backend": backend.name, "out": str(out)},
+            inputs = {name: np.array(values[chosen]) for name, values in rows.inputs.items()}
+            calibrate.quantize(
+                self.references.compact, inputs, spec=spec, dialect=backend.dialect, out=out / "model.onnx"
             )
-            for name in rows.inputs:
-                (out / f"{name}.npy").unlink()
 
         return self.store.run(
             "calibrate",
             produce,
             of=target.id,
             portable=file_digest(self.references.compact),
-            dialect=backend.dialect.__dict__,
+            dialect=asdict(backend.dialect),
             recipe=recipe.digest,
             data=rows.fingerprint,
             spec=spec.digest,
@@ -228,7 +211,7 @@ class Deployment:
         deployed = self.meter.predict(model, evaluate, device=place, of=target.id)
         check_precision(target.build.precision, deployed.run.realised_precision)
         level, reason = evidence_level(target, deployed.run.facts, is_host=place.is_host, simulated=simulated)
-        stages = dict(self.stages)
+        stages: dict[StageName, Predictions] = dict(self.stages)
         if artifact.quantised:
             stages["quantised"] = self.meter.predict(
                 Model.onnx(artifact.quantised, "int8"), evaluate, device=self.host, of=f"{target.id} quantised"
@@ -257,7 +240,6 @@ class Deployment:
         files = {"dense": self.references.dense, "compact": self.references.compact} if place.is_host else {}
         return {
             "latencies_ms": latency(model, target.id),
-            "threads": measure.threads,
             "reference_latencies_ms": {
                 name: latency(Model.onnx(file), f"{name} reference") for name, file in files.items()
             },
@@ -277,6 +259,28 @@ def _digest(main: Path) -> str:
     """Return the digest of an artifact: of its file, or of all of them by name."""
     parts = _parts(main)
     return file_digest(main) if len(parts) == 1 else digest({file.name: file_digest(file) for file in parts})
+
+
+def _unmeasured(target: Target) -> dict[str, Any]:
+    """Return `judge`'s arguments for a target of which nothing is known yet."""
+    level: Level = "compiled"
+    return {
+        "target": target.id,
+        "level": level,
+        "level_reason": "nothing was run",
+        "artifact_digest": None,
+        "runtime": {},
+        "requested_precision": target.build.precision,
+        "realised_precision": {},
+        "size_bytes": None,
+        "peak_memory_mb": None,
+        "tallies": {},
+        "stages": {},
+        "latencies_ms": None,
+        "reference_latencies_ms": {},
+        "threads": target.measure.threads,
+        "percentiles": target.measure.percentiles,
+    }
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy.data import StoredSplit
+from fairdeploy.data import Rows, StoredSplit
 from fairdeploy.devices import Device, DeviceFacts, Job
 from fairdeploy.evidence import Schema, Tally
 from fairdeploy.model import ModelSpec
@@ -98,7 +98,7 @@ class Meter:
         """Count a model's predictions on a split, paired with a reference's."""
         rows = split.rows
         return Tally.count(
-            self.schema(split),
+            self.schema(rows),
             ids=rows.ids,
             labels=rows.labels,
             attributes=rows.attributes,
@@ -108,10 +108,13 @@ class Meter:
             deployed=self.spec.decide(deployed.probabilities),
         )
 
-    def schema(self, split: StoredSplit) -> Schema:
-        """Return the tally's axes: declared attribute levels, the split's context levels, the classes."""
-        contexts = {name: tuple(sorted(set(split.rows.contexts[name].tolist()))) for name in self.groups.contexts}
-        return Schema(attributes=self.groups.attributes, contexts=contexts, classes=self.spec.classes)
+    def schema(self, rows: Rows) -> Schema:
+        """Return the tally's axes: declared attribute levels, the rows' context levels, the classes."""
+        contexts = {name: tuple(sorted(set(rows.contexts[name].tolist()))) for name in self.groups.contexts}
+        clustered = rows.clusters is not None
+        return Schema(
+            attributes=self.groups.attributes, contexts=contexts, classes=self.spec.classes, clustered=clustered
+        )
 
     def _run(
         self,

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from fairdeploy import __version__
 from fairdeploy.bundle import BuildRecord, Bundle, GroupCount, StationTime, load_build, load_evidence
-from fairdeploy.candidates import Networks
+from fairdeploy.candidates import Candidate, Networks
 from fairdeploy.choose import Choice, choose
 from fairdeploy.data import SPLITS, StoredSplit, check_overlap, count_groups, load_splits, materialise
 from fairdeploy.deploy import Deployment, Outcome, References, versions
 from fairdeploy.devices import Device, HostDevice
 from fairdeploy.errors import ConfigError, ExitCode
-from fairdeploy.evidence.records import EvidenceRecord
+from fairdeploy.evidence.records import EvidenceRecord, StageName
 from fairdeploy.gates import Gates, Verdict, gate, parse_gates, worst_exit
 from fairdeploy.measure import Meter, Model, Predictions
 from fairdeploy.project import CONFIG_NAME, TargetUsed, load_project, resolve_targets
@@ -112,6 +112,7 @@ class Line:
                 "data",
                 lambda out, name=name: _materialise(self, name, out),  # type: ignore[misc]
                 of=name,
+                split=name,
                 code=code_digest(self.folder, project.data.files),
                 source=project.data.model_dump(mode="json"),
                 groups=project.groups.model_dump(mode="json"),
@@ -123,13 +124,34 @@ class Line:
             check_overlap(made["evaluate"], others)
         return made
 
-    def choice(self, splits: dict[str, StoredSplit], networks: Networks) -> tuple[Path, Choice]:
-        """Make every candidate and choose one on *tune*; returns the dense ONNX file too."""
-        dense = networks.export_dense().folder / "model.onnx"
+    def networks(self, splits: dict[str, StoredSplit]) -> Networks:
+        """Return the stations that make candidates; nothing runs yet."""
+        return Networks(self.project, self.folder, self.store, splits, self.listener.progress)
+
+    def choose(self, splits: dict[str, StoredSplit], networks: Networks) -> Choice:
+        """Make every candidate and choose one on *tune*."""
         keep = self.project.prune.keep
+        dense = networks.export_dense().folder / "model.onnx"
         candidates = [networks.candidate(level) for level in keep.macs] if keep else [networks.unpruned()]
-        rules = parse_gates(self.document)
-        return dense, choose(dense, candidates, self.meter, splits["tune"], self.host, rules)
+        return choose(dense, candidates, self.meter, splits["tune"], self.host, parse_gates(self.document))
+
+    def deployment(self, splits: dict[str, StoredSplit], networks: Networks, candidate: Candidate) -> Deployment:
+        """Predict the evaluate split at every stage before the targets; all that they share."""
+        dense = networks.export_dense().folder / "model.onnx"
+        references = self.references(dense, candidate.onnx, splits["evaluate"])
+        stages: dict[StageName, Predictions] = {"dense": references.predictions["dense"]}
+        if candidate.compaction:
+            for stage, export in (("pruned", networks.export_masked), ("compact", networks.export_compact)):
+                model = Model.onnx(export(candidate.keep_macs).folder / "model.onnx")
+                stages[stage] = self.predict(model, splits["evaluate"], stage)
+        stages["exported"] = references.predictions["compact"]
+        return self.deployment_with(splits, references, stages)
+
+    def deployment_with(
+        self, splits: dict[str, StoredSplit], references: References, stages: dict[StageName, Predictions]
+    ) -> Deployment:
+        """Return what the targets share, from given references."""
+        return Deployment(self.store, self.meter, self.project.seed, self.host, splits, references, stages)
 
     def references(self, dense: Path, compact: Path, evaluate: StoredSplit) -> References:
         """Predict the evaluate split with the two references, in ONNX Runtime on this host."""
@@ -181,18 +203,11 @@ def build(
     line = Line(folder, config, fresh, devices=devices or {}, listener=listener or Listener())
     targets = line.targets(only)
     splits = line.splits()
-    networks = Networks(line.project, folder, line.store, splits, line.listener.progress)
-    dense, choice = line.choice(splits, networks)
-    references = line.references(dense, choice.candidate.onnx, splits["evaluate"])
-    stages = {"dense": references.predictions["dense"]}
-    if line.project.prune.keep:
-        level = choice.candidate.keep_macs
-        for stage, kept in (("pruned", networks.export_masked(level)), ("compact", networks.export_compact(level))):
-            stages[stage] = line.predict(Model.onnx(kept.folder / "model.onnx"), splits["evaluate"], stage)
-    stages["exported"] = references.predictions["compact"]
-    each = Deployment(line.store, line.meter, line.project.seed, line.host, splits, references, stages)
-    outcomes = [each.run(used.target, gates, line.devices.get(used.target.id)) for used, gates in targets]
-    return _seal_build(line, splits, references, choice, outcomes)
+    networks = line.networks(splits)
+    choice = line.choose(splits, networks)
+    deployment = line.deployment(splits, networks, choice.candidate)
+    outcomes = [deployment.run(used.target, gates, line.devices.get(used.target.id)) for used, gates in targets]
+    return _seal_build(line, splits, deployment.references, choice, outcomes)
 
 
 def gates_of(used: TargetUsed) -> Gates:
@@ -364,7 +379,9 @@ def verify_artifact(
     ((used, gates),) = line.targets((name,))
     splits = line.splits(("calibrate", "evaluate"))
     references = line.references(dense, compact, splits["evaluate"])
-    stages = {"dense": references.predictions["dense"], "exported": references.predictions["compact"]}
-    deployment = Deployment(line.store, line.meter, line.project.seed, line.host, splits, references, stages)
-    outcome = deployment.judge_artifact(used.target, gates, artifact)
+    stages: dict[StageName, Predictions] = {
+        "dense": references.predictions["dense"],
+        "exported": references.predictions["compact"],
+    }
+    outcome = line.deployment_with(splits, references, stages).judge_artifact(used.target, gates, artifact)
     return outcome.verdict, outcome.evidence.record

@@ -22,18 +22,18 @@ app = cyclopts.App(
     help="Prune a network fairly, ship it to edge devices, and prove per group of people what every step changed.",
     help_epilogue=EPILOGUE,
 )
-for name, place in {
-    "build": "build:build",
-    "plan": "plan:plan",
-    "validate": "validate:validate",
-    "doctor": "doctor:doctor",
-    "verify": "judge:verify",
-    "gate": "judge:gate",
-    "compare": "judge:compare",
-    "report": "judge:report",
-    "version": "doctor:version",
-}.items():
-    app.command(f"fairdeploy.cli.{place}", name=name)
+for name, place, what in (
+    ("build", "build:build", "Everything: prune to sealed bundle and report, per target."),
+    ("plan", "plan:plan", "What a build would run, and the rows that each gate needs."),
+    ("validate", "validate:validate", "Check the configuration, line and column."),
+    ("doctor", "doctor:doctor", "What this machine can do with each backend and target."),
+    ("verify", "judge:verify", "Judge an artifact that exists already."),
+    ("gate", "judge:gate", "Gate a finished build again with today's gates."),
+    ("compare", "judge:compare", "Show bundles side by side."),
+    ("report", "judge:report", "Write the report of a build."),
+    ("version", "doctor:version", "Print the version."),
+):
+    app.command(f"fairdeploy.cli.{place}", name=name, help=what)
 targets = cyclopts.App(name="targets", help="The catalogue of targets.")
 targets.command("fairdeploy.cli.targets:ls", name="ls")
 targets.command("fairdeploy.cli.targets:show", name="show")
