@@ -129,6 +129,25 @@ def test_seeds_splits_and_rows_give_other_photographs(splits: dict[str, Split]) 
     assert len({photograph.tobytes() for part in seen for photograph in part}) == 150
 
 
+def test_photographs_share_no_random_numbers() -> None:
+    stream = kiosk("capture:stream")
+    keys = [(0, "tune", 0), (0, "tune", 1), (0, "tune", 2), (0, "prune", 0), (1, "tune", 0)]
+    numbers = [set(stream(*key).random(4000).tolist()) for key in keys]
+    assert len(set().union(*numbers)) == sum(map(len, numbers)) == 20_000
+
+
+def test_each_photograph_is_taken_with_its_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    split, stream, asked = kiosk("data:splits")(seed=7, tune=20)["tune"], kiosk("capture:stream"), []
+    monkeypatch.setattr(kiosk("data:capture"), "stream", lambda *key: asked.append(key) or stream(*key))
+    first(split, 20)
+    assert asked == [(7, "tune", row) for row in range(20)]
+
+
+def test_the_families_that_the_shipped_weights_have_seen_stay_in_train(splits: dict[str, Split]) -> None:
+    names = sorted(set(splits["train"].rows.clusters.tolist()))  # type: ignore[union-attr]
+    assert hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] == "b7fb8389f93ae5ac"
+
+
 def test_stored_splits_do_not_overlap(tmp_path: Path) -> None:
     project, _ = load_project(KIOSK)
     small = kiosk("data:splits")(train=100, prune=100, calibrate=100, tune=100, evaluate=200)
