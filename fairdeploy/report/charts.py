@@ -115,24 +115,25 @@ class DotPlot:
 
 @dataclass(frozen=True)
 class DotValues:
-    """What one row of a dot plot shows, as fractions; `allowed` is the range that the gate allows.
-
-    `fits` is False for a row whose interval is so wide that it must not set the axis.
-    """
+    """What one row of a dot plot shows, as fractions; `allowed` is the range that the gate allows."""
 
     before: float | None
     after: float | None
     interval: tuple[float, float] | None
     allowed: tuple[float, float] | None
-    fits: bool
 
 
 ROW_HEIGHT, LABEL_HEIGHT = 56.0, 16.0
 
 
 def dot_plot(rows: Sequence[DotValues], names: tuple[str, str]) -> DotPlot:
-    """Lay out a dot plot; the first row that has both dots gets their `names` as direct labels."""
-    wanted = [row for row in rows if row.fits] or list(rows)
+    """Lay out a dot plot; the first row that has both dots gets their `names` as direct labels.
+
+    A row whose interval is over four times as wide as usual does not set the axis; it is cut there.
+    """
+    lengths = sorted(row.interval[1] - row.interval[0] for row in rows if row.interval)
+    usual = lengths[len(lengths) // 2] if lengths else 0.0
+    wanted = [row for row in rows if not row.interval or row.interval[1] - row.interval[0] <= 4 * usual] or list(rows)
     values = [value for row in wanted for value in (row.before, row.after) if value is not None]
     values += [value for row in wanted if row.interval for value in row.interval]
     values += [value for row in wanted if row.allowed for value in row.allowed if 0 < value < 1]

@@ -123,7 +123,10 @@ def _flips(evidence: EvidenceRecord, group: Group) -> Value:
     found = view.find_change(evidence, "accuracy", "compact", group)
     if found is None:
         return (words.NONE, "")
-    return (f"{words.MINUS}{words.count(found.lost)}, +{words.count(found.gained)}", f"of {words.count(found.n)}")
+    return (
+        f"{words.MINUS if found.lost else ''}{words.count(found.lost)}, +{words.count(found.gained)}",
+        f"of {words.count(found.n)}",
+    )
 
 
 def _latency(evidence: EvidenceRecord, percentile: str) -> Value:

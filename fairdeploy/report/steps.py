@@ -34,7 +34,11 @@ def next_steps(bundle: Bundle) -> tuple[Step, ...]:
         steps.append(Step("The runtime gave no predictions. Mend it, then measure again:", (check, build)))
     elif any(cell.forecast for cell in cells):
         steps.append(Step("Run these two lines on the target hardware itself:", (check, build)))
-    short = [cell for cell in cells if cell.status == "inconclusive" and too_small(cell) and not cell.forecast]
+    short = [
+        cell
+        for cell in cells
+        if cell.required and cell.status == "inconclusive" and too_small(cell) and not cell.forecast
+    ]
     if short:
         groups = {words.group_name(cell.group): cell for cell in sorted(short, key=lambda one: one.rows_needed or 0)}
         wanted = "; ".join(

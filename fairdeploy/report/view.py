@@ -170,7 +170,7 @@ def _dot_values(change: Change, cell: CellVerdict | None) -> charts.DotValues:
         interval = (reference + change.interval.lower, reference + change.interval.upper)
     if reference is not None and cell:
         allowed = (reference - cell.bound, 1.0) if cell.condition == "max_drop" else (0.0, reference + cell.bound)
-    return charts.DotValues(reference, change.deployed, interval, allowed, fits=not (cell and too_small(cell)))
+    return charts.DotValues(reference, change.deployed, interval, allowed)
 
 
 def _group_row(change: Change, cell: CellVerdict | None, mark: charts.DotRow) -> GroupRow:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from fairdeploy.report import render_html
+
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
@@ -105,3 +107,127 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     browser = Chromium(binary, tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    conftest = request.config.pluginmanager
+    fabricate = next(p.fabricate for p in conftest.get_plugins() if hasattr(p, "fabricate"))
+    folder = tmp_path_factory.mktemp("page")
+    path: Path = folder / "report.html"
+    path.write_text(render_html(*fabricate(folder)))
+    return path
+
+
+@SIZES
+def test_nothing_overflows_to_the_side(chromium: Chromium, page: Path, width: int, height: int) -> None:
+    chromium.open(page, width, height)
+    chromium.run("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert chromium.run("return document.documentElement.scrollWidth") == width
+    outside = """return [...document.querySelectorAll('body *')].filter(one => {
+        const box = one.getBoundingClientRect();
+        return box.width && !one.closest('.scroll, .hear, .skip, pre') && !one.matches('.stack thead, .stack thead *')
+            && (box.right > innerWidth + 1 || box.left < -1) }).map(one => one.outerHTML.slice(0, 120))"""
+    assert chromium.run(outside) == []
+
+
+@SIZES
+def test_the_verdict_is_on_the_first_screen(chromium: Chromium, page: Path, width: int, height: int) -> None:
+    chromium.open(page, width, height)
+    lines = chromium.run("""return [...document.querySelectorAll('.tally li')].map(one =>
+        [one.innerText.replace(/\\s+/g, ' '), one.getBoundingClientRect().bottom])""")
+    assert [text for text, _ in lines] == [
+        "✕ Fail this-host-int8",
+        "? Not enough evidence jetson-orin-nano, x86-openvino-int8",
+        "✓ Pass this-host, door-cam (fake device)",
+    ]
+    assert max(bottom for _, bottom in lines) < 300
+    cards = chromium.run("""return [...document.querySelectorAll('.verdict')].map(one =>
+        one.getBoundingClientRect().bottom)""")
+    assert cards[0] < 800
+    assert width < 1280 or cards[-1] < 800
+
+
+@SIZES
+def test_three_targets_with_their_sentences_fit_the_first_screen(
+    chromium: Chromium, tmp_path: Path, kiosk: Any, width: int, height: int
+) -> None:
+    build, bundles = kiosk
+    path = tmp_path / "three.html"
+    path.write_text(render_html(build, bundles[:3]))
+    chromium.open(path, width, height)
+    bottom = chromium.run("return document.querySelector('.verdicts').getBoundingClientRect().bottom")
+    assert bottom < 800
+
+
+@SIZES
+def test_no_label_is_cut_or_covers_another(chromium: Chromium, page: Path, width: int, height: int) -> None:
+    chromium.open(page, width, height)
+    wrong = chromium.run("""const found = [];
+        for (const svg of document.querySelectorAll('svg.chart')) {
+            const texts = [...svg.querySelectorAll('text')].map(one => [one.textContent, one.getBoundingClientRect()]);
+            const frame = svg.getBoundingClientRect();
+            for (const [text, box] of texts) {
+                if (box.left < frame.left - 8 || box.right > frame.right + 8 || box.bottom > frame.bottom + 2)
+                    found.push('outside: ' + text);
+                for (const [other, next] of texts)
+                    if (next !== box && Math.min(box.right, next.right) - Math.max(box.left, next.left) > 1
+                        && Math.min(box.bottom, next.bottom) - Math.max(box.top, next.top) > 4)
+                        found.push(text + ' over ' + other);
+            }
+        }
+        return found""")
+    assert wrong == []
+
+
+@SIZES
+def test_no_text_is_smaller_than_eleven_pixels(chromium: Chromium, page: Path, width: int, height: int) -> None:
+    chromium.open(page, width, height)
+    smallest = chromium.run("""let least = 99;
+        for (const one of document.querySelectorAll('svg.chart text, body *:not(svg *)')) {
+            if (!one.textContent.trim() || one.closest('.hear')) continue;
+            const svg = one.closest('svg');
+            const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+            least = Math.min(least, parseFloat(getComputedStyle(one).fontSize) * scale);
+        }
+        return least""")
+    assert smallest >= 10.5
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_asks_the_network_for_nothing_and_breaks_no_policy(chromium: Chromium, page: Path, theme: str) -> None:
+    chromium.open(page, 1280, 800, theme)
+    chromium.run("return 1")
+    asked = [event["params"]["request"]["url"] for event in chromium.events
+             if event.get("method") == "Network.requestWillBeSent"]  # fmt: skip
+    assert asked == [page.as_uri()]
+    assert [event for event in chromium.events if event.get("method") == "Log.entryAdded"] == []
+
+
+def test_dark_is_dark_and_paper_shows_what_is_folded_away(chromium: Chromium, page: Path) -> None:
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    chromium.open(page, 1280, 800, "dark")
+    assert chromium.run(ground) == "rgb(16, 22, 29)"
+    chromium.open(page, 1280, 800, "light")
+    assert chromium.run(ground) == "rgb(255, 255, 255)"
+    hidden = """return [...document.querySelectorAll('details:not([open]) table')].filter(one =>
+        one.checkVisibility({contentVisibilityAuto: true, visibilityProperty: true})).length"""
+    folded = chromium.run("return document.querySelectorAll('details:not([open]) table').length")
+    assert folded > 10
+    assert chromium.run(hidden) == 0
+    chromium.send("Emulation.setEmulatedMedia", media="print")
+    assert chromium.run(hidden) == folded
+
+
+def test_the_keyboard_reaches_every_link_and_fold(chromium: Chromium, page: Path) -> None:
+    chromium.open(page, 1280, 800)
+    wanted = chromium.run("return document.querySelectorAll('a, summary').length")
+    seen = set()
+    for _ in range(4 * wanted):
+        for kind in ("rawKeyDown", "keyUp"):
+            chromium.send("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        seen.add(
+            chromium.run("""const all = [...document.querySelectorAll('a, summary')];
+            return all.indexOf(document.activeElement)""")
+        )
+    assert seen - {-1} == set(range(wanted))
