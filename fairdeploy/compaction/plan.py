@@ -113,7 +113,7 @@ def _unfoldable(
         return {}
     constant, uniform = _constants(node, known, values)
     shared = len(weight.users) > 1 or (bias is not None and len(bias.users) > 1)
-    border = node.target in ops.CONVOLUTION and _pads(node) and any(size > 1 for size in values[weight].shape[2:])
+    border = node.target in ops.CONVOLUTION and _pads(node)
     reasons: dict[int, str] = {}
     for index, root in enumerate(roots[source][_read_dim(node)].tolist()):
         if root not in removable:

@@ -86,6 +86,8 @@ def prove(reference: Callable[..., Any], candidate: Callable[..., Any], inputs: 
         for want, got, elsewhere in zip(expected, found, moved, strict=True):
             if not bool(torch.isfinite(want).all()):
                 raise CompactionError("the masked network's outputs are not finite, so nothing can be compared")
+            if not bool(torch.isfinite(got).all()):
+                raise CompactionError("the compacted network's outputs differ from the masked network's: not finite")
             scale = float(want.abs().max()) or 1.0
             worst = max(worst, _largest(want - got) / scale)
             sensitivity = max(sensitivity, _largest(want - elsewhere) / scale)

@@ -49,8 +49,9 @@ class Magnitude:
         seed: int,
     ) -> Iterator[MaskDict]:
         """Yield masks for each level; see `Pruner` and `magnitude_masks`."""
+        search = _Search(model, example_inputs, self.round_to)
         for level in keep_macs:
-            yield magnitude_masks(model, example_inputs, keep_macs=level, round_to=self.round_to)
+            yield search.masks(level)
 
 
 def magnitude_masks(
@@ -80,29 +81,45 @@ def magnitude_masks(
     StageError
         If the budget is below what rounding allows; says the least that can be reached.
     """
-    if not 0 < keep_macs <= 1 or round_to < 1:
-        raise StageError(f"keep_macs must be in (0, 1] and round_to at least 1, not {keep_macs} and {round_to}")
-    groups, macs = groups_and_macs(model, example_inputs)
-    prunable = [group for group in groups if group.prunable]
-    ranks = _ranks(model, prunable)
-    dense = macs({})
+    return _Search(model, example_inputs, round_to).masks(keep_macs)
 
-    def at(fraction: float) -> MaskDict:
-        return {group.name: ranks[group.name] < _kept(group.size, fraction, round_to) for group in prunable}
 
-    least = macs(at(0.0)) / dense if dense else 1.0
-    if least > keep_macs:
-        raise StageError(
-            f"prune.keep.macs: {keep_macs:g} cannot be reached with channels in multiples of {round_to}; the least is "
-            f"{math.ceil(least * 1000) / 1000:g} of the dense multiply-accumulates: raise it, or lower prune.round_to"
-        )
-    low, high = 0.0, 1.0
-    if macs(at(high)) <= keep_macs * dense:
-        return at(high)
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if macs(at(middle)) <= keep_macs * dense else (low, middle)
-    return at(low)
+class _Search:
+    """One network's ranked channels, searched for the fraction that fits a budget."""
+
+    def __init__(self, model: nn.Module, example_inputs: tuple[Tensor, ...], round_to: int) -> None:
+        if round_to < 1:
+            raise StageError(f"prune.round_to must be at least 1, not {round_to}")
+        groups, self._macs = groups_and_macs(model, example_inputs)
+        self._groups = [group for group in groups if group.prunable]
+        self._ranks = _ranks(model, self._groups)
+        self._round_to = round_to
+
+    def masks(self, keep_macs: float) -> MaskDict:
+        """Return the masks of the largest fraction within the budget."""
+        if not 0 < keep_macs <= 1:
+            raise StageError(f"prune.keep.macs must be in (0, 1], not {keep_macs}")
+        dense = self._macs({})
+        budget = keep_macs * dense
+        least = self._macs(self._at(0.0))
+        if least > budget:
+            raise StageError(
+                f"prune.keep.macs: {keep_macs:g} cannot be reached with channels in multiples of {self._round_to}; the "
+                f"least is {math.ceil(least / dense * 1000) / 1000:g} of the dense multiply-accumulates: raise it, or "
+                "lower prune.round_to"
+            )
+        low, high = 0.0, 1.0
+        if self._macs(self._at(high)) <= budget:
+            return self._at(high)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self._macs(self._at(middle)) <= budget else (low, middle)
+        return self._at(low)
+
+    def _at(self, fraction: float) -> MaskDict:
+        return {
+            group.name: self._ranks[group.name] < _kept(group.size, fraction, self._round_to) for group in self._groups
+        }
 
 
 def channel_norms(model: nn.Module, groups: Iterable[ChannelGroup]) -> Mapping[str, NDArray[np.float64]]:

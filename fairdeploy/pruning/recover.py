@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from fairdeploy.devices.runner import preprocess
 from fairdeploy.errors import DataError, StageError
-from fairdeploy.model import ModelSpec, Preprocess
+from fairdeploy.model import ModelSpec
 from fairdeploy.project import Recover
 from fairdeploy.pruning.base import StoredSplit
 from fairdeploy.pruning.determinism import set_deterministic
 from fairdeploy.pruning.sampling import epoch_order
+
+Raw = Mapping[str, NDArray[np.generic]]
+Augment = Callable[[Raw, np.random.Generator], Raw]
 
 
 def recover(
@@ -25,6 +30,7 @@ def recover(
     spec: ModelSpec,
     options: Recover,
     seed: int,
+    augment: Augment | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """Fine-tune a copy: AdamW, a one-cycle rate, cross-entropy; one thread, the same bytes for the same seed.
@@ -39,6 +45,8 @@ def recover(
     options : Recover
         No epochs: `module` itself comes back.
     seed : int
+    augment : callable, optional
+        Called with raw inputs by name [batch, ...] and the generator; returns the inputs to train on.
     progress : callable, optional
         Called with the steps done and the steps in all.
 
@@ -59,7 +67,7 @@ def recover(
     _check(train, spec)
     tuned = copy.deepcopy(module).train()
     with set_deterministic(seed):
-        _fit(tuned, train, spec, options, np.random.default_rng(seed), progress)
+        _fit(tuned, train, spec, options, np.random.default_rng(seed), augment, progress)
     return tuned.eval()
 
 
@@ -69,6 +77,7 @@ def _fit(
     spec: ModelSpec,
     options: Recover,
     generator: np.random.Generator,
+    augment: Augment | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     parameters = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
@@ -82,7 +91,10 @@ def _fit(
         order = epoch_order(train.rows, options.sampling, generator)
         for step in range(per_epoch):
             chosen = order[step * options.batch_size : (step + 1) * options.batch_size]
-            loss = _loss(tuned, batch_of(train, chosen, spec), torch.from_numpy(labels[chosen]), spec)
+            raw = {name: np.asarray(train.inputs[name][chosen]) for name in spec.inputs}
+            inputs = preprocess(spec.model_dump(mode="json"), augment(raw, generator) if augment else raw)
+            batch = tuple(torch.from_numpy(inputs[name]) for name in spec.inputs)
+            loss = _loss(tuned, batch, torch.from_numpy(labels[chosen]), spec)
             if not bool(torch.isfinite(loss)):
                 raise StageError(f"recover: the loss is not finite at step {done + 1}; lower recover.learning_rate")
             optimiser.zero_grad()
@@ -105,25 +117,6 @@ def _loss(tuned: nn.Module, batch: tuple[Tensor, ...], labels: Tensor, spec: Mod
     if spec.output == "probabilities":
         return functional.nll_loss(first.clamp_min(torch.finfo(first.dtype).tiny).log(), labels)
     return functional.cross_entropy(first, labels)
-
-
-def batch_of(
-    split: StoredSplit, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], spec: ModelSpec
-) -> tuple[Tensor, ...]:
-    """Return the rows at some positions as the network is fed them, one float32 tensor for each input."""
-    return tuple(_prepared(np.asarray(split.inputs[name][chosen]), spec.preprocess) for name in spec.inputs)
-
-
-def _prepared(raw: np.ndarray[tuple[int, ...], np.dtype[np.generic]], how: Preprocess) -> Tensor:
-    """Return ``(x - mean) / std`` along axis 1, red and blue swapped first for bgr."""
-    values = raw.astype(np.float32)
-    if how.color == "bgr":
-        values = values[:, ::-1]
-    if how.mean:
-        shape = (1, -1) + (1,) * (values.ndim - 2)
-        mean, std = np.array(how.mean, np.float32).reshape(shape), np.array(how.std, np.float32).reshape(shape)
-        values = (values - mean) / std
-    return torch.from_numpy(np.ascontiguousarray(values))
 
 
 def _check(train: StoredSplit, spec: ModelSpec) -> None:

@@ -1,0 +1,212 @@
+"""Fine-tuning: it learns, gives the same bytes for a seed, and draws cells equally; bad input is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
+
+from fairdeploy.data import Rows
+from fairdeploy.errors import DataError, StageError
+from fairdeploy.model import ModelSpec, Preprocess, TensorSpec
+from fairdeploy.project import Recover
+from fairdeploy.pruning import recover, set_deterministic
+from fairdeploy.pruning.recover import batch_of
+from fairdeploy.pruning.sampling import epoch_order
+
+
+@dataclass(frozen=True)
+class Stored:
+    inputs: dict[str, NDArray[Any]]
+    rows: Rows
+
+
+SPEC = ModelSpec(
+    task="binary-classification",
+    inputs={"image": TensorSpec(shape=("batch", 3, 4, 4))},
+    preprocess=Preprocess(mean=(120.0, 125.0, 130.0), std=(60.0, 50.0, 40.0)),
+)
+OPTIONS = Recover(epochs=4, learning_rate=2e-2, batch_size=16)
+
+
+def split(rows: int = 96, seed: int = 0) -> Stored:
+    """Positives are brighter in red."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, rows)
+    image = rng.integers(0, 200, (rows, 3, 4, 4)).astype(np.uint8)
+    image[labels == 1, 0] += 55
+    tone = np.where(rng.random(rows) < 0.1, "dark", "light")
+    return Stored({"image": image}, Rows(np.array([f"r{i}" for i in range(rows)]), labels, {"tone": tone}))
+
+
+def net() -> nn.Module:
+    with set_deterministic(1):
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(24, 2)
+        ).eval()
+
+
+def state(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def loss(module: nn.Module, data: Stored) -> float:
+    (x,) = batch_of(data, np.arange(len(data.rows)), SPEC)
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(module(x), torch.from_numpy(data.rows.labels)))
+
+
+def test_it_learns_on_a_copy() -> None:
+    module, data = net(), split()
+    before = state(module)
+    steps: list[tuple[int, int]] = []
+    tuned = recover(module, data, spec=SPEC, options=OPTIONS, seed=0, progress=lambda *at: steps.append(at))
+    assert state(module) == before
+    assert not tuned.training
+    assert loss(tuned, split(seed=9)) < 0.6 * loss(module, split(seed=9))
+    assert steps == [(done, 24) for done in range(1, 25)]
+    assert int(tuned[1].num_batches_tracked) == 24, "batch norms learn too"
+
+
+@pytest.mark.parametrize("sampling", ["natural", "balanced"])
+def test_the_same_seed_gives_the_same_bytes(sampling: str) -> None:
+    options = OPTIONS.model_copy(update={"sampling": sampling, "epochs": 2})
+    torch.manual_seed(5)
+    first = state(recover(net(), split(), spec=SPEC, options=options, seed=3))
+    torch.manual_seed(6)
+    torch.rand(7)
+    assert state(recover(net(), split(), spec=SPEC, options=options, seed=3)) == first
+    assert state(recover(net(), split(), spec=SPEC, options=options, seed=4)) != first
+
+
+def test_no_epochs_give_the_module_itself() -> None:
+    module = net()
+    assert recover(module, split(), spec=SPEC, options=Recover(), seed=0) is module
+
+
+def test_memory_mapped_inputs_do(tmp_path: Any) -> None:
+    data = split()
+    np.save(tmp_path / "image.npy", data.inputs["image"])
+    mapped = replace(data, inputs={"image": np.load(tmp_path / "image.npy", mmap_mode="r")})
+    options = OPTIONS.model_copy(update={"epochs": 1})
+    outcomes = {state(recover(net(), one, spec=SPEC, options=options, seed=0)) for one in (data, mapped)}
+    assert len(outcomes) == 1
+
+
+def test_preprocessing_swaps_first_then_scales_each_channel() -> None:
+    data = split(8)
+    chosen = np.array([5, 2])
+    (plain,) = batch_of(data, chosen, SPEC)
+    raw = data.inputs["image"][chosen]
+    assert plain.dtype == torch.float32
+    np.testing.assert_allclose(plain[:, 1], (raw[:, 1] - 125.0) / 50.0, rtol=1e-6)
+    swapped = SPEC.model_copy(update={"preprocess": SPEC.preprocess.model_copy(update={"color": "bgr"})})
+    (bgr,) = batch_of(data, chosen, swapped)
+    np.testing.assert_allclose(bgr[:, 0], (raw[:, 2] - 120.0) / 60.0, rtol=1e-6)
+    (untouched,) = batch_of(data, chosen, SPEC.model_copy(update={"preprocess": Preprocess()}))
+    np.testing.assert_array_equal(untouched, raw.astype(np.float32))
+
+
+def test_probabilities_are_trained_on_their_logarithm() -> None:
+    spec = SPEC.model_copy(update={"output": "probabilities"})
+    module, data = nn.Sequential(net(), nn.Softmax(1)), split()
+    tuned = recover(module, data, spec=spec, options=OPTIONS, seed=0)
+    same = recover(net(), data, spec=SPEC, options=OPTIONS, seed=0)
+    (x,) = batch_of(data, np.arange(8), SPEC)
+    torch.testing.assert_close(tuned.eval()(x), same(x).softmax(1), rtol=1e-3, atol=1e-3)
+
+
+def rows_of(cells: dict[tuple[str, str, int], int]) -> Rows:
+    flat = [cell for cell, count in cells.items() for _ in range(count)]
+    columns = list(zip(*flat, strict=True))
+    return Rows(
+        np.array([str(i) for i in range(len(flat))]),
+        np.array(columns[2]),
+        {"tone": np.array(columns[0]), "age": np.array(columns[1])},
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from(["I", "VI", ""]), st.sampled_from(["young", "old"]), st.integers(0, 1)),
+        st.integers(1, 30),
+        min_size=1,
+    ),
+    st.integers(0, 99),
+)
+def test_balanced_draws_every_cell_equally_and_its_rows_evenly(cells: dict[Any, int], seed: int) -> None:
+    rows = rows_of(cells)
+    order = epoch_order(rows, "balanced", np.random.default_rng(seed))
+    assert len(rows) <= len(order) < len(rows) + len(cells)
+    names = [*zip(rows.attributes["tone"], rows.attributes["age"], rows.labels, strict=True)]
+    draws = {cell: 0 for cell in cells}
+    for position in order:
+        draws[names[position]] += 1
+    assert len(set(draws.values())) == 1
+    counts = np.bincount(order, minlength=len(rows))
+    for cell in cells:
+        of_cell = counts[[name == cell for name in names]]
+        assert of_cell.max() - of_cell.min() <= 1
+    natural = epoch_order(rows, "natural", np.random.default_rng(seed))
+    assert sorted(natural) == list(range(len(rows)))
+
+
+def test_an_exported_graph_cannot_be_trained() -> None:
+    graph = torch.fx.symbolic_trace(net())
+    with pytest.raises(StageError, match="cannot be trained"):
+        recover(graph, split(), spec=SPEC, options=OPTIONS, seed=0)
+
+
+def test_divergence_is_said() -> None:
+    data = split()
+    broken = replace(data, inputs={"image": np.full((96, 3, 4, 4), np.inf, np.float32)})
+    with pytest.raises(StageError, match="not finite at step 1"):
+        recover(net(), broken, spec=SPEC, options=OPTIONS, seed=0)
+
+
+def test_another_number_of_classes_is_said() -> None:
+    spec = ModelSpec(task="multiclass-classification", inputs=SPEC.inputs, classes=("a", "b", "c"))
+    with pytest.raises(StageError, match=r"\[rows, 3\]"):
+        recover(net(), split(), spec=spec, options=OPTIONS, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: replace(d, inputs={}), "no input 'image'"),
+        (lambda d: replace(d, inputs={"image": d.inputs["image"][:5]}), "5 rows"),
+        (lambda d: replace(d, rows=replace(d.rows, labels=d.rows.labels + 1)), "classes are 0 to 1"),
+        (lambda d: Stored({"image": d.inputs["image"][:0]}, rows_of({("I", "old", 1): 1}).__class__(
+            np.array([], str), np.array([], int), {})), "no rows"),
+    ],
+)  # fmt: skip
+def test_a_split_that_does_not_fit_is_refused(change: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        recover(net(), change(split()), spec=SPEC, options=OPTIONS, seed=0)
+
+
+def test_torch_gets_its_state_back() -> None:
+    torch.manual_seed(11)
+    threads, state_before = torch.get_num_threads(), torch.get_rng_state()
+    with pytest.raises(RuntimeError), set_deterministic(3, threads=threads + 1):
+        first = torch.rand(1)
+        assert torch.get_num_threads() == threads + 1
+        assert torch.are_deterministic_algorithms_enabled()
+        raise RuntimeError
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.equal(torch.get_rng_state(), state_before)
+    with set_deterministic(3):
+        assert torch.equal(torch.rand(1), first)
