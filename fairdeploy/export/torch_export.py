@@ -104,12 +104,8 @@ def export_onnx(
     module.eval()
     try:
         model = _to_onnx(module, {name: torch.as_tensor(example_inputs[name]) for name in spec.inputs})
-        with torch.no_grad():
-            batches = {"n": prepared, "1": {name: values[:1] for name, values in prepared.items()}}
-            eager = {
-                size: module(*(torch.from_numpy(values[name]) for name in spec.inputs)).numpy(force=True)
-                for size, values in batches.items()
-            }
+        batches = {"n": prepared, "1": {name: values[:1] for name, values in prepared.items()}}
+        eager = {size: _run_eager(module, list(batch.values())) for size, batch in batches.items()}
     finally:
         for part, training in modes.items():
             part.training = training
@@ -118,7 +114,7 @@ def export_onnx(
         file = folder / out.name
         onnx.save(model, file)
         check_file(file, spec)
-        difference = max(_difference(file, batches[size], eager[size], folder) for size in batches)
+        difference = float(np.max([_difference(file, batches[size], eager[size], folder) for size in batches]))
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"the exported network's outputs differ from PyTorch's by {difference:.3g} (at most {TOLERANCE:g})"
@@ -175,6 +171,17 @@ def _to_onnx(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> An
     assert isinstance(slim, onnx.ModelProto)
     slim.ir_version = min(slim.ir_version, MAX_IR_VERSION)
     return slim
+
+
+def _run_eager(module: torch.nn.Module, inputs: list[NDArray[np.float32]]) -> NDArray[Any]:
+    import torch
+
+    try:
+        with torch.no_grad():
+            output: NDArray[Any] = module(*map(torch.from_numpy, inputs)).numpy(force=True)
+    except Exception as error:
+        raise ExportError(f"PyTorch itself cannot run the network on {len(inputs[0])} rows: {error}") from error
+    return output
 
 
 @contextlib.contextmanager
