@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy.evidence.intervals import Pair, clopper_pearson, tango, wilson
+from fairdeploy.evidence.intervals import Pair, clopper_pearson, loss_upper_bound, tango, two_sided, wilson
 from fairdeploy.evidence.metrics import PairedCounts
 
 PRIOR_BUCKETS = 2
@@ -70,6 +70,12 @@ class EffectiveChange(Effective):
     def tango(self, confidence: float) -> Pair:
         """Two-sided Tango interval of the loss on effective counts."""
         return tango(self.lost / self.effect, self.gained / self.effect, self.n / self.effect, confidence)
+
+    def bounds(self, one_sided_confidence: float) -> Pair:
+        """One-sided bounds of the loss on effective counts; the upper one is `loss_upper_bound`."""
+        lower, _ = self.tango(two_sided(one_sided_confidence))
+        counts = (self.lost / self.effect, self.gained / self.effect, self.n / self.effect)
+        return lower, loss_upper_bound(*counts, one_sided_confidence)
 
 
 def effective_rate(successes: Ints, n: Ints, *, clustered: bool) -> EffectiveRate:

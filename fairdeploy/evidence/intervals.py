@@ -73,6 +73,19 @@ def tango(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, confidence: float) -
     return np.where(n > 0, lower, -1.0), np.where(n > 0, upper, 1.0)
 
 
+def loss_upper_bound(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, one_sided_confidence: float) -> Floats:
+    """Return the upper bound of a paired loss that a gate may rely on.
+
+    Tango's, except where nothing was gained: there the exact bound of the lost rows alone holds if it is larger.
+    All outcomes were enumerated for n = 20 to 2,000 and margins of 0.5 to 10 points with the true loss exactly at
+    the margin and a nominal error of 5 %: it errs in at most 5.5 % from 200 rows on and 6.0 % below (Tango alone:
+    6.8 %), and in at most 4.9 % where nothing can be gained.
+    """
+    confidence = two_sided(one_sided_confidence)
+    upper, exact = tango(lost, gained, n, confidence)[1], clopper_pearson(lost, n, confidence)[1]
+    return np.where(np.asarray(gained) > 0, upper, np.maximum(upper, exact))
+
+
 def tango_z(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, loss: ArrayLike) -> Floats:
     """Return Tango's score statistic for a true loss; very negative values speak for a smaller one.
 

@@ -87,9 +87,7 @@ def _changes(rule: Rule, tally: Tally) -> list[Finding]:
         np.concatenate([getattr(p, name) for p in parts]) for name in ("lost", "gained", "n", "effect")
     )
     notes = [note for part in parts for note in part.notes]
-    lower, upper = (
-        np.concatenate(side) for side in zip(*(p.tango(two_sided(rule.confidence)) for p in parts), strict=True)
-    )
+    lower, upper = (np.concatenate(side) for side in zip(*(p.bounds(rule.confidence) for p in parts), strict=True))
     defined = n > 0
     chance = np.ones(len(n))
     chance[defined] = holm(mcnemar_p(lost[defined] / effect[defined], gained[defined] / effect[defined]))

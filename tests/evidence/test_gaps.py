@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+
+from fairdeploy.evidence import Schema, Tally, metrics
+from fairdeploy.evidence.gaps import gap_estimate
+
+LEVELS = ("a", "b", "c", "d", "e")
+
+
+def simulate(rng, *, n, rates, size=1, icc=0.0):
+    """Draw five groups of n rows in clusters of `size`; every label is 1."""
+    group = np.repeat(LEVELS, n)
+    owner = np.arange(len(group)) // size
+    draw = np.where(rng.random(len(group)) < np.sqrt(icc), rng.random(len(group))[owner], rng.random(len(group)))
+    predicted = (draw < np.repeat(rates, n)).astype(int)
+    ids = rng.integers(0, 2**40) + np.arange(len(group))
+    return Tally.count(
+        Schema(attributes={"g": LEVELS}, contexts={}, classes=("no", "yes"), clustered=size > 1),
+        ids=ids, labels=np.ones(len(group), int), attributes={"g": group}, contexts={},
+        clusters=(ids[0] + owner) if size > 1 else None, reference=predicted, deployed=predicted,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("n", "rates", "size", "icc"),
+    [
+        (30, [0.95] * 5, 1, 0),
+        (200, [0.9] * 5, 1, 0),
+        (200, np.linspace(0.9, 0.85, 5), 1, 0),
+        (200, [0.9] * 5, 5, 0.3),
+        (50, [0.9] * 5, 5, 0.3),
+    ],
+)
+def test_the_interval_covers_the_true_gap(n, rates, size, icc):
+    rng = np.random.default_rng(0)
+    covered = []
+    for run in range(150):
+        tally = simulate(rng, n=n, rates=rates, size=size, icc=icc)
+        lower, upper = gap_estimate(tally, metrics.equal_opportunity_difference, "g", seed=run).interval(0.95)
+        covered.append(lower <= np.ptp(rates) + 1e-12 and np.ptp(rates) <= upper)
+    assert np.mean(covered) >= 0.95 - 0.036  # two standard errors of 150 runs
+
+
+def test_the_interval_is_not_needlessly_wide():
+    tally = simulate(np.random.default_rng(1), n=1000, rates=[0.9] * 5)
+    estimate = gap_estimate(tally, metrics.equal_opportunity_difference, "g", seed=0)
+    # the 95 % point of the range of five standard normal numbers is 3.858
+    assert estimate.interval(0.95)[1] - estimate.value == pytest.approx(3.858 * np.sqrt(0.09 / 1000), rel=0.1)
+
+
+def test_the_value_is_the_metric_and_the_levels_are_named(build):
+    tally = build(
+        {
+            ("a", 1, 1, 1): 90,
+            ("a", 1, 1, 0): 10,
+            ("b", 1, 1, 1): 60,
+            ("b", 1, 1, 0): 40,
+            ("a", 0, 0, 0): 50,
+            ("b", 0, 0, 0): 50,
+        }
+    )
+    for metric in metrics.GAPS.values():
+        estimate = gap_estimate(tally, metric, "g", seed=0)
+        assert estimate.value == pytest.approx(metric(tally, "g"), abs=1e-12)
+        assert (estimate.highest, estimate.lowest) == ("a", "b")
+
+
+def test_equalized_odds_takes_the_worse_of_two_gaps_in_one_interval(build):
+    tally = build(
+        {("a", 1, 1, 1): 100, ("b", 1, 1, 1): 100, ("a", 0, 0, 0): 100, ("b", 0, 0, 1): 30, ("b", 0, 0, 0): 70}
+    )
+    odds = gap_estimate(tally, metrics.equalized_odds_difference, "g", seed=0)
+    opportunity = gap_estimate(tally, metrics.equal_opportunity_difference, "g", seed=0)
+    assert odds.value == pytest.approx(0.3)
+    assert opportunity.value == 0
+    assert odds.interval(0.95)[0] > 0
+    assert opportunity.interval(0.95)[0] == 0
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_group_without_positives_or_negatives_leaves_the_gap_undefined(build, missing):
+    tally = build({("a", 1, 1, 1): 50, ("a", 0, 0, 0): 50, ("b", 1 - missing, 1, 1): 50})
+    estimate = gap_estimate(tally, metrics.equalized_odds_difference, "g", seed=0)
+    assert estimate.value is None
+    assert estimate.undefined == ("b",)
+    assert estimate.interval(0.95) == (0, 1)
+
+
+def test_a_missing_group_and_a_lone_group_leave_the_gap_undefined(build):
+    missing = gap_estimate(build({("a", 1, 1, 1): 50}), metrics.accuracy_difference, "g", seed=0)
+    assert (missing.value, missing.undefined) == (None, ("b",))
+    lone = gap_estimate(build({("a", 1, 1, 1): 50}, levels=("a",)), metrics.accuracy_difference, "g", seed=0)
+    assert (lone.value, lone.undefined) == (None, ())
+
+
+def test_a_group_of_one_row_looks_uncertain_and_all_equal_predictions_are_not_certainty(build):
+    one = build({("a", 1, 1, 1): 5000, ("b", 1, 1, 1): 1})
+    assert gap_estimate(one, metrics.equal_opportunity_difference, "g", seed=0).interval(0.95)[1] > 0.5
+    none = build({("a", 1, 0, 0): 40, ("b", 1, 0, 0): 40})
+    assert gap_estimate(none, metrics.demographic_parity_difference, "g", seed=0).interval(0.95)[1] > 0.03
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
+    tally = simulate(np.random.default_rng(2), n=100, rates=[0.8] * 5, size=5, icc=0.3)
+    first, again, other = (
+        gap_estimate(tally, metrics.accuracy_difference, "g", seed=seed).deviations.tobytes() for seed in (7, 7, 8)
+    )
+    assert first == again != other

@@ -1,0 +1,207 @@
+import ast
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fairdeploy.evidence.tally as module
+from fairdeploy.errors import DataError, IntegrityError
+from fairdeploy.evidence import Schema, Tally
+
+SCHEMA = Schema(
+    attributes={"tone": ("light", "dark"), "age": ("young", "old")}, contexts={"site": ("x", "y")},
+    classes=("no", "yes"), clustered=True,
+)  # fmt: skip
+ROW = st.tuples(
+    st.sampled_from(["light", "dark", ""]),
+    st.sampled_from(["young", "old", "unknown"]),
+    st.sampled_from(["x", "y"]),
+    st.sampled_from(["p1", "p2", "p3", "p4"]),
+    *[st.integers(0, 1)] * 3,
+)
+ROWS = st.lists(ROW, max_size=25)
+
+
+def columns(rows, start=0):
+    tone, age, site, person, label, reference, deployed = zip(*rows, strict=True) if rows else [()] * 7
+    return {
+        "ids": np.array([f"r{start + at}" for at in range(len(rows))], str),
+        "labels": np.array(label, int),
+        "attributes": {"tone": np.array(tone, str), "age": np.array(age, str)},
+        "contexts": {"site": np.array(site, str)},
+        "clusters": np.array(person, str),
+        "reference": np.array(reference, int),
+        "deployed": np.array(deployed, int),
+    }
+
+
+def count(rows):
+    return Tally.count(SCHEMA, **columns(rows))
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS, ROWS, ROWS)
+def test_addition_is_associative_commutative_and_equals_the_unsharded_tally(a, b, c):
+    x, y, z = count(a), count(b), count(c)
+    assert (x + y) + z == x + (y + z) == count(a + b + c)
+    assert x + y == y + x
+    assert x + Tally.zero(SCHEMA) == x
+    assert (x + y + z).rows == len(a + b + c)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS, st.randoms(use_true_random=False))
+def test_row_order_changes_nothing(rows, random):
+    shuffled = list(rows)
+    random.shuffle(shuffled)
+    assert count(rows).to_json() == count(shuffled).to_json()
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS)
+def test_sums_equal_a_count_by_hand(rows):
+    tally = count(rows)
+    by_tone = tally.sums(("tone",), tally.coordinates["deployed"] == 1).sum(0)
+    by_hand = [sum(row[6] for row in rows if (row[0] or "unknown") == tone) for tone in SCHEMA.levels("tone")]
+    assert by_tone.tolist() == by_hand
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS)
+def test_json_comes_back_as_it_went(rows):
+    tally = count(rows)
+    assert Tally.from_json(tally.to_json()) == tally
+    assert Tally.from_json(tally.to_json()).schema == SCHEMA
+
+
+def test_rows_of_one_cluster_share_a_bucket_and_others_spread():
+    rows = [("light", "old", "x", f"p{at // 5}", 0, 0, 0) for at in range(1000)]
+    per_bucket = count(rows).sums(())
+    assert set((per_bucket % 5).tolist()) == {0}
+    assert (per_bucket > 0).sum() > 100
+
+
+def test_the_bucket_of_a_cluster_is_the_same_everywhere():
+    alone = [count([("light", "old", "x", person, 0, 0, 0)]).coordinates["bucket"][0] for person in ("ann", "bo")]
+    assert alone == [421, 204]  # the last nine bits of: printf ann | b2sum -l 64
+
+
+def test_unknown_comes_last_and_takes_what_is_missing():
+    schema = Schema(attributes={"tone": ["unknown", "dark", ""]}, contexts={}, classes=("no", "yes"))
+    assert schema.levels("tone") == ("dark", "unknown")
+    tally = Tally.count(
+        schema, ids=["1", "2", "3", "4"], labels=[0] * 4,
+        attributes={"tone": np.array([None, float("nan"), "", "dark"], dtype=object)},
+        contexts={}, clusters=None, reference=[0] * 4, deployed=[0] * 4,
+    )  # fmt: skip
+    assert tally.sums(("tone",)).sum(0).tolist() == [1, 3]
+
+
+GOOD = [("light", "young", "x", "p1", 0, 1, 1), ("dark", "old", "y", "p2", 1, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"ids": ["same", "same"]}, "doubled"),
+        ({"ids": ["one"]}, "rows, but there are 1 ids"),
+        ({"labels": [0.0, np.nan]}, "whole numbers"),
+        ({"labels": ["0", "1"]}, "whole numbers"),
+        ({"deployed": [0, 2]}, "classes run from 0 to 1"),
+        ({"deployed": [0, -1]}, "classes run from 0 to 1"),
+        ({"deployed": [1]}, "deployed: 1 rows, but there are 2 ids"),
+        ({"reference": [0.5, 1.0]}, "whole numbers"),
+        ({"clusters": None}, "clusters must be given"),
+        ({"clusters": ["p1", ""]}, "1 rows have none"),
+        ({"attributes": {"tone": ["light", "dark"]}}, "'age' is missing"),
+        (
+            {"attributes": {"tone": ["light", "Dark"], "age": ["young", "old"]}},
+            "'Dark' is not a declared level of tone",
+        ),
+        ({"attributes": {"tone": [1.0, 2.0], "age": ["young", "old"]}}, "tone: give text"),
+        ({"contexts": {}}, "'site' is missing"),
+    ],
+)
+def test_bad_columns_are_refused_in_words(changes, says):
+    with pytest.raises(DataError, match=says):
+        Tally.count(SCHEMA, **(columns(GOOD) | changes))
+
+
+def test_a_tally_of_another_schema_is_not_added():
+    other = Schema(attributes={"tone": ("dark", "light"), "age": ("young", "old")}, contexts={"site": ("x", "y")},
+                   classes=("no", "yes"), clustered=True)  # fmt: skip
+    with pytest.raises(DataError, match="different schemas"):
+        count(GOOD) + Tally.zero(other)
+
+
+@pytest.mark.parametrize(
+    ("cells", "counts", "says"),
+    [
+        ([0], [-1], "positive"),
+        ([0], [0], "positive"),
+        ([0], [2**53], "2\\*\\*53"),
+        ([1, 0], [1, 1], "increasing"),
+        ([0, 0], [1, 1], "increasing"),
+        ([-1], [1], "inside"),
+        ([10**12], [1], "inside"),
+        ([0, 1], [1], "one length"),
+    ],
+)
+def test_impossible_counts_are_refused(cells, counts, says):
+    with pytest.raises(DataError, match=says):
+        Tally(SCHEMA, np.array(cells, np.int64), np.array(counts, np.int64))
+
+
+def test_an_overflowing_sum_is_refused():
+    half = Tally(SCHEMA, np.array([0]), np.array([2**52]))
+    with pytest.raises(DataError, match="2\\*\\*53"):
+        half + half
+
+
+def test_a_schema_must_be_usable():
+    for bad in ({"tone": ()}, {"tone": ("a", "a")}, {"": ("a", "b")}, {"label": ("a", "b")}):
+        with pytest.raises(DataError):
+            Schema(attributes=bad, contexts={}, classes=("no", "yes"))
+    with pytest.raises(DataError, match="classes"):
+        Schema(attributes={"tone": ("a",)}, contexts={}, classes=("no", "no"))
+    many = {f"a{at}": tuple("abcdefghi") for at in range(15)}
+    with pytest.raises(DataError, match="too many"):
+        Schema(attributes=many, contexts={}, classes=("no", "yes"))
+
+
+def tampered(**changes):
+    return json.dumps({**json.loads(count(GOOD).to_json()), **changes})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        tampered(counts=[2, 1]),
+        tampered(digest="0" * 64),
+        tampered(format="fairdeploy-tally/2"),
+        tampered(counts=[1.0, 1]),
+        tampered(counts=[float("nan"), 1]),
+        tampered(counts=[True, 1]),
+        tampered(counts=[10**30, 1]),
+        count(GOOD).to_json().replace('"buckets":512', '"buckets":512,"buckets":512'),
+        "[" * 100_000,
+    ],
+)
+def test_a_changed_file_is_refused(text):
+    with pytest.raises(IntegrityError, match="not a valid tally"):
+        Tally.from_json(text)
+
+
+def test_the_file_runs_alone_on_python_3_8_with_numpy():
+    tree = ast.parse(Path(module.__file__).read_text(), feature_version=(3, 8))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    allowed = {"__future__", "dataclasses", "functools", "hashlib", "json", "math", "typing", "numpy", "numpy.typing"}
+    assert imported - allowed == {"fairdeploy.errors"}  # behind try: it is not there on a device
