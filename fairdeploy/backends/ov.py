@@ -113,7 +113,18 @@ class OpenVinoBackend:
         return installed_capability("openvino", ("compile", "run", "lint"), mend="pip install 'fairdeploy[openvino]'")
 
     def lint(self, portable: Path) -> list[str]:
-        """Return what OpenVINO says when it refuses to load or compile the file."""
+        """Return what OpenVINO says when it refuses to load or compile the file.
+
+        Raises
+        ------
+        BackendUnavailable
+            If OpenVINO is not installed.
+        """
+        from fairdeploy.errors import BackendUnavailable
+
+        able = self.capability()
+        if "lint" not in able.can:
+            raise BackendUnavailable(self.name, f"{able.reason}: {able.mend}")
         try:
             OpenVinoSession(str(portable), 1, "fp32").close()
         except Exception as error:
@@ -122,11 +133,8 @@ class OpenVinoBackend:
 
     def compile(self, portable: Path, precision: str, out: Path) -> None:
         """Write ``model.xml`` and ``model.bin``, after the runtime has compiled the file."""
-        from fairdeploy.errors import BackendError, BackendUnavailable
+        from fairdeploy.errors import BackendError
 
-        able = self.capability()
-        if "compile" not in able.can:
-            raise BackendUnavailable(self.name, f"{able.reason}: {able.mend}")
         refused = self.lint(portable)
         if refused:
             raise BackendError(f"openvino refused {portable.name}: {refused[0]}")

@@ -102,3 +102,5 @@ def test_every_shipped_file_says_what_it_would_do_without_its_runtime(tmp_path, 
         capability = backends.load(name).capability()
         assert capability.can == ()
         assert "pip install" in capability.mend
+    with pytest.raises(BackendUnavailable, match=r"openvino is not installed: pip install 'fairdeploy\[openvino\]'"):
+        backends.load("openvino").lint(tmp_path / "model.onnx")
