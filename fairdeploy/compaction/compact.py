@@ -112,7 +112,7 @@ def compact(
     graph = labelled.trace.graph_module
     carry_out(graph, surgery)
     proof = prove(reference, graph, rows)
-    own, why_not = _own_class(reference, graph, surgery, rows)
+    own, why_not = _own_class(reference, surgery, rows)
     dtypes = _dtypes(model, labelled.trace.dtypes, surgery)
     for network in (graph, own):
         if network is not None:
@@ -143,9 +143,7 @@ def _load(labelled: LabelledGraph, reference: nn.Module) -> None:
                 stored(graph, name).copy_(parameters[name])
 
 
-def _own_class(
-    reference: nn.Module, graph: fx.GraphModule, surgery: Surgery, rows: tuple[Tensor, ...]
-) -> tuple[nn.Module | None, str | None]:
+def _own_class(reference: nn.Module, surgery: Surgery, rows: tuple[Tensor, ...]) -> tuple[nn.Module | None, str | None]:
     """Return the user's class with smaller tensors if it runs and is equal, else why not."""
     name = type(reference).__name__
     try:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from fairdeploy.devices.runner import preprocess
+from fairdeploy.devices.runner import Refused, preprocess
 from fairdeploy.errors import DataError, StageError
 from fairdeploy.model import ModelSpec
 from fairdeploy.project import Recover
@@ -55,7 +55,7 @@ def recover(
     StageError
         If the module is an exported graph, gives another number of classes, or training diverges.
     DataError
-        If the split is empty, lacks an input, or has labels beyond the classes.
+        If the split is empty, lacks an input, has labels beyond the classes, NaN or infinity.
     """
     if options.epochs == 0:
         return module
@@ -92,8 +92,7 @@ def _fit(
         for step in range(per_epoch):
             chosen = order[step * options.batch_size : (step + 1) * options.batch_size]
             raw = {name: np.asarray(train.inputs[name][chosen]) for name in spec.inputs}
-            inputs = preprocess(spec.model_dump(mode="json"), augment(raw, generator) if augment else raw)
-            batch = tuple(torch.from_numpy(inputs[name]) for name in spec.inputs)
+            batch = _batch(spec, augment(raw, generator) if augment else raw)
             loss = _loss(tuned, batch, torch.from_numpy(labels[chosen]), spec)
             if not bool(torch.isfinite(loss)):
                 raise StageError(f"recover: the loss is not finite at step {done + 1}; lower recover.learning_rate")
@@ -105,6 +104,15 @@ def _fit(
                 schedule.step()
             if progress is not None:
                 progress(done, total)
+
+
+def _batch(spec: ModelSpec, raw: Raw) -> tuple[Tensor, ...]:
+    """Return raw inputs as the network is fed them, preprocessed by what runs on the device."""
+    try:
+        inputs = preprocess(spec.model_dump(mode="json"), raw)
+    except Refused as error:
+        raise DataError(f"recover: the train split cannot be used: {error}") from error
+    return tuple(torch.from_numpy(inputs[name]) for name in spec.inputs)
 
 
 def _loss(tuned: nn.Module, batch: tuple[Tensor, ...], labels: Tensor, spec: ModelSpec) -> Tensor:

@@ -19,7 +19,6 @@ from fairdeploy.errors import DataError, StageError
 from fairdeploy.model import ModelSpec, Preprocess, TensorSpec
 from fairdeploy.project import Recover
 from fairdeploy.pruning import recover, set_deterministic
-from fairdeploy.pruning.recover import batch_of
 from fairdeploy.pruning.sampling import epoch_order
 
 
@@ -61,8 +60,14 @@ def state(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def fed(data: Stored) -> torch.Tensor:
+    """What the network is fed, by the formula in `Preprocess`."""
+    mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (SPEC.preprocess.mean, SPEC.preprocess.std))
+    return torch.from_numpy(((data.inputs["image"] - mean) / std).astype(np.float32))
+
+
 def loss(module: nn.Module, data: Stored) -> float:
-    (x,) = batch_of(data, np.arange(len(data.rows)), SPEC)
+    x = fed(data)
     with torch.no_grad():
         return float(nn.functional.cross_entropy(module(x), torch.from_numpy(data.rows.labels)))
 
@@ -104,18 +109,50 @@ def test_memory_mapped_inputs_do(tmp_path: Any) -> None:
     assert len(outcomes) == 1
 
 
-def test_preprocessing_swaps_first_then_scales_each_channel() -> None:
+class Spy(nn.Module):
+    """Keeps every batch that it is fed."""
+
+    def __init__(self, seen: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.seen, self.head = seen, nn.Linear(48, 2)
+
+    def __deepcopy__(self, memo: object) -> Spy:
+        return Spy(self.seen)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x.clone())
+        return self.head(x.flatten(1))
+
+
+def seen_by(spec: ModelSpec, data: Stored, **more: Any) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    recover(Spy(seen), data, spec=spec, options=Recover(epochs=1, batch_size=8), seed=0, **more)
+    return torch.cat(
+        sorted(torch.cat(seen).flatten(1), key=lambda row: float(row.double() @ torch.arange(48.0).double()))
+    )
+
+
+def test_the_network_is_fed_what_the_spec_says() -> None:
     data = split(8)
-    chosen = np.array([5, 2])
-    (plain,) = batch_of(data, chosen, SPEC)
-    raw = data.inputs["image"][chosen]
-    assert plain.dtype == torch.float32
-    np.testing.assert_allclose(plain[:, 1], (raw[:, 1] - 125.0) / 50.0, rtol=1e-6)
+    scaled = seen_by(SPEC, data)
     swapped = SPEC.model_copy(update={"preprocess": SPEC.preprocess.model_copy(update={"color": "bgr"})})
-    (bgr,) = batch_of(data, chosen, swapped)
-    np.testing.assert_allclose(bgr[:, 0], (raw[:, 2] - 120.0) / 60.0, rtol=1e-6)
-    (untouched,) = batch_of(data, chosen, SPEC.model_copy(update={"preprocess": Preprocess()}))
-    np.testing.assert_array_equal(untouched, raw.astype(np.float32))
+    reversed_data = replace(data, inputs={"image": data.inputs["image"][:, ::-1]})
+    assert scaled.dtype == torch.float32
+    torch.testing.assert_close(scaled.sum(), fed(data).sum())
+    torch.testing.assert_close(seen_by(swapped, reversed_data), scaled)
+    assert not torch.equal(seen_by(swapped, data), scaled)
+
+
+def test_augmentation_sees_raw_rows_and_a_seeded_generator() -> None:
+    data = split(8)
+
+    def blank(raw: Any, generator: np.random.Generator) -> Any:
+        assert raw["image"].dtype == np.uint8
+        return {"image": np.full_like(raw["image"], generator.integers(200))}
+
+    first = seen_by(SPEC, data, augment=blank)
+    assert torch.equal(first, seen_by(SPEC, data, augment=blank))
+    assert len(first.unique()) == 3, "one value for each channel"
 
 
 def test_probabilities_are_trained_on_their_logarithm() -> None:
@@ -123,7 +160,7 @@ def test_probabilities_are_trained_on_their_logarithm() -> None:
     module, data = nn.Sequential(net(), nn.Softmax(1)), split()
     tuned = recover(module, data, spec=spec, options=OPTIONS, seed=0)
     same = recover(net(), data, spec=SPEC, options=OPTIONS, seed=0)
-    (x,) = batch_of(data, np.arange(8), SPEC)
+    x = fed(data)[:8]
     torch.testing.assert_close(tuned.eval()(x), same(x).softmax(1), rtol=1e-3, atol=1e-3)
 
 
@@ -170,10 +207,9 @@ def test_an_exported_graph_cannot_be_trained() -> None:
 
 
 def test_divergence_is_said() -> None:
-    data = split()
-    broken = replace(data, inputs={"image": np.full((96, 3, 4, 4), np.inf, np.float32)})
-    with pytest.raises(StageError, match="not finite at step 1"):
-        recover(net(), broken, spec=SPEC, options=OPTIONS, seed=0)
+    options = OPTIONS.model_copy(update={"learning_rate": 1e38})
+    with pytest.raises(StageError, match="not finite at step"):
+        recover(net(), split(), spec=SPEC, options=options, seed=0)
 
 
 def test_another_number_of_classes_is_said() -> None:
@@ -186,10 +222,10 @@ def test_another_number_of_classes_is_said() -> None:
     ("change", "said"),
     [
         (lambda d: replace(d, inputs={}), "no input 'image'"),
+        (lambda d: replace(d, inputs={"image": np.full((96, 3, 4, 4), np.nan, np.float32)}), "NaN"),
         (lambda d: replace(d, inputs={"image": d.inputs["image"][:5]}), "5 rows"),
         (lambda d: replace(d, rows=replace(d.rows, labels=d.rows.labels + 1)), "classes are 0 to 1"),
-        (lambda d: Stored({"image": d.inputs["image"][:0]}, rows_of({("I", "old", 1): 1}).__class__(
-            np.array([], str), np.array([], int), {})), "no rows"),
+        (lambda d: Stored({"image": d.inputs["image"][:0]}, Rows(np.array([], str), np.array([], int), {})), "no rows"),
     ],
 )  # fmt: skip
 def test_a_split_that_does_not_fit_is_refused(change: Any, said: str) -> None:
@@ -200,13 +236,18 @@ def test_a_split_that_does_not_fit_is_refused(change: Any, said: str) -> None:
 def test_torch_gets_its_state_back() -> None:
     torch.manual_seed(11)
     threads, state_before = torch.get_num_threads(), torch.get_rng_state()
-    with pytest.raises(RuntimeError), set_deterministic(3, threads=threads + 1):
+    with set_deterministic(3, threads=threads + 1):
         first = torch.rand(1)
         assert torch.get_num_threads() == threads + 1
         assert torch.are_deterministic_algorithms_enabled()
-        raise RuntimeError
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.equal(torch.get_rng_state(), state_before)
     with set_deterministic(3):
         assert torch.equal(torch.rand(1), first)
+
+
+def test_torch_gets_its_state_back_after_an_error() -> None:
+    with pytest.raises(StageError):
+        recover(nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), split(), spec=SPEC, options=OPTIONS, seed=0)
+    assert not torch.are_deterministic_algorithms_enabled()
