@@ -243,6 +243,7 @@ class Networks:
                 spec=self.project.spec,
                 options=options,
                 seed=self.project.seed,
+                augment=load_object(options.augment, self.folder) if options.augment else None,
                 progress=self.progress,
             )
             save_file(module.state_dict(), out / "weights.safetensors")

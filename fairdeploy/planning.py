@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from fairdeploy.data import SPLITS, Rows, load_splits
 from fairdeploy.deploy import Deployment
@@ -14,6 +16,8 @@ from fairdeploy.gates import Gates
 from fairdeploy.project import CONFIG_NAME, TargetUsed
 from fairdeploy.store import NotKept
 from fairdeploy.workflow import Line, Listener
+
+FLIP_RATES: Mapping[str, float] = {"compact": 0.01, "dense": 0.05}
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,14 @@ class Plan:
 
 
 def plan(
-    folder: Path, only: tuple[str, ...] = (), *, config: str = CONFIG_NAME, assumptions: Assumptions | None = None
+    folder: Path,
+    only: tuple[str, ...] = (),
+    *,
+    config: str = CONFIG_NAME,
+    flip_rates: Mapping[str, float] = FLIP_RATES,
+    rate: float = 0.9,
+    icc: float = 0.1,
+    power: float = 0.8,
 ) -> Plan:
     """Plan a build.
 
@@ -44,8 +55,14 @@ def plan(
         The project's folder.
     only : tuple of str
         Target ids or aliases; empty for all that the project lists.
-    assumptions : Assumptions, optional
-        What the planner takes for granted.
+    flip_rates : mapping of reference to float
+        Expected share of predictions that differ from the reference's.
+    rate : float
+        Expected accuracy, TPR … where a rate or a gap is gated.
+    icc : float
+        Expected intra-cluster correlation; with the rows per cluster it gives the design effect (Kish 1965).
+    power : float
+        Wanted probability that all cells of a gate pass.
 
     Raises
     ------
@@ -59,10 +76,24 @@ def plan(
     stations = [Station(label, True, "") for label in dict.fromkeys(kept)]
     stations += [Station(label, False, why) for label, why in missing]
     rules = {(rule.name, rule.bound): rule for _, gates in targets for rule in gates.rules}
-    labels = _label_tally(line, load_splits(line.project, folder)["evaluate"].rows)
-    given = assumptions or Assumptions()
-    rows = [row for rule in rules.values() for row in plan_rule(rule, labels, assumptions=given)]
-    return Plan(tuple(stations), tuple(rows))
+    evaluate = load_splits(line.project, folder)["evaluate"].rows
+    labels, effect = _label_tally(line, evaluate), _design_effect(evaluate, icc)
+    planned: list[PlanRow] = []
+    for rule in rules.values():
+        flips = flip_rates[rule.against or "dense"]
+        given = Assumptions(flip_rate=flips, rate=rate, design_effect=effect, power=power)
+        planned += plan_rule(rule, labels, assumptions=given)
+    return Plan(tuple(stations), tuple(planned))
+
+
+def _design_effect(rows: Rows, icc: float) -> float:
+    """Return ``1 + (m - 1) icc`` for the most rows m that a cluster has on average in one joint group."""
+    if rows.clusters is None:
+        return 1.0
+    groups = np.stack([np.asarray(values, str) for values in rows.attributes.values()])
+    cells = np.unique(groups, axis=1, return_inverse=True)[1]
+    means = [np.unique(rows.clusters[cells == one], return_counts=True)[1].mean() for one in np.unique(cells)]
+    return round(1 + (float(max(means)) - 1) * icc, 2)
 
 
 def _walk(line: Line, targets: list[tuple[TargetUsed, Gates]]) -> list[tuple[str, str]]:

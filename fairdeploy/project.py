@@ -77,13 +77,15 @@ class Keep(Record):
 class Recover(Record):
     """Fine-tuning after removal: AdamW with a one-cycle rate on the train split.
 
-    ``sampling: balanced`` draws every group x label cell equally often.
+    ``sampling: balanced`` draws every group x label cell equally often. ``augment`` names a callable of the user's
+    that takes a batch of raw inputs by name and a `numpy.random.Generator` and returns the batch to train on.
     """
 
     epochs: int = Field(default=0, ge=0)
     learning_rate: float = Field(default=2e-3, gt=0)
     batch_size: int = Field(default=128, ge=1)
     sampling: Literal["natural", "balanced"] = "natural"
+    augment: ImportString | None = None
 
 
 class Prune(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -11,7 +12,7 @@ from rich.text import Text
 from fairdeploy.cli.common import Common, Targets, print_json, stdout
 from fairdeploy.errors import ExitCode
 from fairdeploy.evidence import words
-from fairdeploy.evidence.planner import Assumptions, PlanRow
+from fairdeploy.evidence.planner import PlanRow
 from fairdeploy.planning import Plan
 from fairdeploy.planning import plan as make_plan
 
@@ -20,16 +21,17 @@ def plan(
     *,
     target: Targets = (),
     check: Annotated[bool, Parameter(negative="", help="Exit 1 if a gate cannot be proven or a station ran.")] = False,
-    flip_rate: Annotated[float, Parameter(help="Expected share of predictions that change.")] = 0.02,
+    flips_compact: Annotated[float, Parameter(help="Expected share of predictions that quantisation changes.")] = 0.01,
+    flips_dense: Annotated[float, Parameter(help="Expected share that pruning and quantisation change.")] = 0.05,
     rate: Annotated[float, Parameter(help="Expected accuracy, TPR … where a rate or a gap is gated.")] = 0.9,
-    design_effect: Annotated[float, Parameter(help="Rows that weigh as one, being of one cluster.")] = 1.0,
+    icc: Annotated[float, Parameter(help="Expected correlation of the rows of one cluster.")] = 0.1,
     power: Annotated[float, Parameter(help="Wanted probability that all cells of a gate pass.")] = 0.8,
     common: Common | None = None,
 ) -> int:
     """Say before anything is made: rows per group that each gate needs, the smallest margin, and what would run."""
     common = common or Common()
-    given = Assumptions(flip_rate=flip_rate, rate=rate, design_effect=design_effect, power=power)
-    found = make_plan(common.folder, target, config=common.config, assumptions=given)
+    flips = {"compact": flips_compact, "dense": flips_dense}
+    found = make_plan(common.folder, target, config=common.config, flip_rates=flips, rate=rate, icc=icc, power=power)
     code = ExitCode.FAILED if check and not _settled(found) else ExitCode.DONE
     if common.json:
         print_json(
@@ -40,15 +42,14 @@ def plan(
         )
         return code
     console = stdout()
-    table = Table(
-        "gate", "group", "margin", "rows", "needs", "can prove", box=None, title="Evaluate split", min_width=70
-    )
-    for row in found.rows:
-        table.add_row(*map(Text, _cells(row)))
-    console.print(table)
-    for assumption in dict.fromkeys(row.assumption for row in found.rows):
-        console.print(Text(f"  assumed: {assumption}"), soft_wrap=True)
-    console.print()
+    for (name, bound), rows in groupby(found.rows, key=lambda row: (row.rule, row.bound)):
+        group = list(rows)
+        table = Table("group", "rows", "needs", "can prove", box=None, padding=(0, 2))
+        for row in group:
+            table.add_row(*map(Text, _cells(row)))
+        console.print(Text(f"{name}: {bound:g}", style="bold"))
+        console.print(table)
+        console.print(Text(f"  assumed: {group[0].assumption}\n"), soft_wrap=True)
     table = Table("station", "state", box=None, title="Stations")
     for station in found.stations:
         table.add_row(Text(station.label), Text("kept" if station.kept else f"would run: {station.why}"))
@@ -60,7 +61,7 @@ def _cells(row: PlanRow) -> tuple[str, ...]:
     margin = "none" if row.smallest_margin is None else f"{row.smallest_margin * 100:.1f} points"
     needs = "no number is enough" if row.rows_needed is None else f"{row.rows_needed:,}"
     tick = "✓" if row.enough else "✗"
-    return (row.rule, words(row.group), f"{row.bound:g}", f"{row.rows_available:,}", f"{tick} {needs}", margin)
+    return (words(row.group), f"{row.rows_available:,}", f"{tick} {needs}", margin)
 
 
 def _settled(found: Plan) -> bool:
