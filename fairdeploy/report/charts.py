@@ -41,7 +41,7 @@ class Axis:
 
 
 def axis(
-    values: Sequence[float], start: float, end: float, *, least: float = 0.0, limits: tuple[float, float] | None = None
+    values: Sequence[float], start: float, end: float, *, least: float, limits: tuple[float, float] | None = None
 ) -> Axis:
     """Return an axis with round ticks around values.
 
@@ -52,19 +52,17 @@ def axis(
     start, end : float
         Where it is drawn.
     least : float
-        Smallest span, so that noise does not look like a fall.
+        Smallest span, above 0, so that noise does not look like a fall.
     limits : pair of float, optional
         Bounds that the axis never passes, as 0 and 1 for rates.
     """
     low, high = min(values), max(values)
     missing = max(least - (high - low), 0.0)
     low, high = low - missing / 2, high + missing / 2
-    step = _round_step((high - low) or abs(high) or 1.0)
+    step = _round_step(high - low)
     low, high = step * floor(low / step + 1e-9), step * ceil(high / step - 1e-9)
     if limits:
         low, high = max(low, limits[0]), min(high, limits[1])
-    if low == high:
-        high = low + step
     count = round((high - low) / step)
     ticks = [low + index * step for index in range(count + 1) if low + index * step <= high + 1e-9]
     made = Axis(low, high, start, end, ())
@@ -268,7 +266,7 @@ def scatter(points: Sequence[tuple[float, float]], labels: Sequence[str]) -> Sca
     labels : sequence of str
         The longer line of each label.
     """
-    across = axis([0.0, 1.0], 44.0, RIGHT - 6, limits=(0.0, 1.0))
+    across = axis([0.0, 1.0], 44.0, RIGHT - 6, least=1.0, limits=(0.0, 1.0))
     up = axis([y for _, y in points], 228.0, 36.0, least=0.04, limits=(0.0, 1.0))
     places = [(across.at(x), up.at(y)) for x, y in points]
     taken: list[Box] = [(x - 11, y - 11, x + 11, y + 11) for x, y in places]

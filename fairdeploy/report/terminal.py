@@ -44,7 +44,7 @@ def print_verdicts(build: BuildRecord, bundles: Sequence[Bundle], console: Conso
             for line in one.failure.strip().splitlines()[-5:]:
                 console.print(_indented(line, 4))
         elif not one.measured and not one.fake:
-            console.print(_indented(words.first_upper(f"{one.level}. {one.level_reason}"), 2))
+            console.print(_indented(words.first_upper(f"{one.level}. {words.full_stop(one.level_reason)}"), 2))
         for step in one.steps:
             console.print(_indented(f"next: {step.text}", 2))
             for command in step.commands:

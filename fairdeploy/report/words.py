@@ -64,6 +64,11 @@ def first_upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def full_stop(text: str) -> str:
+    """Return a sentence that ends as one."""
+    return text if not text or text.endswith((".", "!", "?", ":")) else f"{text}."
+
+
 def level_phrase(level: Level | None) -> str:
     """Say in one phrase what an evidence level means."""
     return LEVEL_PHRASE[level] if level else "no evidence level"
