@@ -52,6 +52,22 @@ def test_s8_symmetric_has_zero_points_of_zero_a_float_bias_and_a_pair_per_consum
             assert values[node.input[2]].dtype == np.float32
 
 
+@pytest.mark.parametrize(("pair_qdq", "pairs"), [(True, 2), (False, 1)])
+def test_a_tensor_with_two_consumers_has_a_pair_each_or_shares_one(network, tmp_path, pair_qdq, pairs):
+    file, spec, raw = network
+    model = onnx.load(file)
+    model.graph.node[4].input[0] = "sum"
+    second = helper.make_node("Conv", ["relu1", "w2", "b2"], ["conv3"], pads=[1] * 4)
+    model.graph.node.insert(4, helper.make_node("Add", ["relu2", "conv3"], ["sum"]))
+    model.graph.node.insert(4, second)
+    onnx.save(model, tmp_path / "two.onnx")
+    dialect = replace(backends.load("tensorrt").dialect, pair_qdq=pair_qdq)
+    quantize(tmp_path / "two.onnx", {"image": raw}, spec=spec, dialect=dialect, out=tmp_path / "q.onnx")
+    nodes = onnx.load(tmp_path / "q.onnx").graph.node
+    made_from_relu1 = [n for n in nodes if n.op_type == "DequantizeLinear" and n.output[0].startswith("relu1")]
+    assert len(made_from_relu1) == pairs
+
+
 def test_u8_asymmetric_with_quantised_bias(network, tmp_path):
     values = constants(make(network, tmp_path / "q.onnx", PLAIN))
     assert [array for array in values.values() if array.dtype == np.uint8]

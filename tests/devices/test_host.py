@@ -247,4 +247,4 @@ runpy.run_path(sys.argv[1] + "/runner.pyz", run_name="__main__")
     subprocess.run([sys.executable, str(folder / "runner.pyz"), str(folder)], check=False)
     refused = json.loads((folder / "result.json").read_text())
     assert refused["status"] == "refused"
-    assert "model.onnx" in refused["reason"]
+    assert "model.onnx is not the file that the job names" in refused["reason"]
