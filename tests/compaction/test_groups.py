@@ -200,3 +200,16 @@ def test_masks_that_do_not_fit_are_refused(masks: object, said: str) -> None:
     model = network("resnet")
     with pytest.raises(CompactionError, match=said):
         apply_masks(model, channel_groups(model, EXAMPLE), masks)  # type: ignore[arg-type]
+
+
+def test_a_pin_reaches_channels_that_are_united_later() -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.leave = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            second = self.second(x)
+            return self.leave(second.cumsum(1)) + self.leave(self.first(x) + second)
+
+    assert "cumsum" in str(by_name(Late(), (torch.zeros(1, 4),))["first.weight"].reason)

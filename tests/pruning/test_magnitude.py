@@ -90,3 +90,13 @@ def test_the_pruner_yields_levels_in_order_and_nested(model: nn.Module) -> None:
         assert all(np.array_equal(masks[name], alone[name]) for name in alone)
     assert all((levels[1][name] <= levels[0][name]).all() for name in levels[0])
     assert set(levels[0]) == {group.name for group in channel_groups(model, EXAMPLE) if group.prunable}
+
+
+def test_after_flattening_each_channels_columns_count_for_it() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 2))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(0.01)
+        network[3].weight.view(2, 6, 36)[:, [1, 4]] = 0.5
+    kept = magnitude_masks(network, EXAMPLE, keep_macs=0.4, round_to=1)["0.weight"]
+    assert np.flatnonzero(kept).tolist() == [1, 4]
