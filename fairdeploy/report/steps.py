@@ -8,6 +8,8 @@ from fairdeploy.bundle import Bundle
 from fairdeploy.gates import CellVerdict
 from fairdeploy.report import words
 
+MOST_NAMED = 4
+
 
 @dataclass(frozen=True)
 class Step:
@@ -40,12 +42,12 @@ def next_steps(bundle: Bundle) -> tuple[Step, ...]:
         if cell.required and cell.status == "inconclusive" and too_small(cell) and not cell.forecast
     ]
     if short:
-        groups = {words.group_name(cell.group): cell for cell in sorted(short, key=lambda one: one.rows_needed or 0)}
-        wanted = "; ".join(
-            f"{name}: n = {words.count(cell.n)}, needs {words.count(cell.rows_needed)}"
-            for name, cell in reversed(groups.items())
-        )
-        steps.append(Step(f"Add rows to the evaluate split ({wanted}), then:", ("fairdeploy plan", build)))
+        most = {words.group_name(cell.group): cell for cell in sorted(short, key=lambda one: one.rows_needed or 0)}
+        named = sorted(most.items(), key=lambda item: -(item[1].rows_needed or 0))
+        wanted = [f"{name}: n = {words.count(c.n)}, needs {words.count(c.rows_needed)}" for name, c in named]
+        others = f"; and {len(wanted) - MOST_NAMED} more groups" if len(wanted) > MOST_NAMED else ""
+        text = f"Add rows to the evaluate split ({'; '.join(wanted[:MOST_NAMED])}{others}), then:"
+        steps.append(Step(text, ("fairdeploy plan", build)))
     return tuple(steps)
 
 

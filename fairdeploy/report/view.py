@@ -107,8 +107,15 @@ def worst_first(bundles: Iterable[Bundle]) -> list[Bundle]:
 
 
 def deciding_first(cells: Iterable[CellVerdict]) -> list[CellVerdict]:
-    """Return cells with the worst verdicts first; a required one before one that is only reported."""
-    return sorted(cells, key=lambda cell: (words.WORST_FIRST.index(cell.status), not cell.required))
+    """Return cells with the worst verdicts first, a required one before one that is only reported, then the nearest."""
+    return sorted(cells, key=lambda cell: (words.WORST_FIRST.index(cell.status), not cell.required, -_used(cell)))
+
+
+def _used(cell: CellVerdict) -> float:
+    """Rank cells by how much of what is allowed their bound uses up; an unknown one first."""
+    if cell.condition == "min":
+        return float("inf") if cell.lower is None else -cell.lower / cell.bound
+    return float("inf") if cell.upper is None else cell.upper / cell.bound
 
 
 def target_view(bundle: Bundle) -> TargetView:

@@ -22,6 +22,21 @@ FLAGS = (
 )  # fmt: skip
 SIZES = pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
 
+COVERED = """const found = [];
+    for (const svg of document.querySelectorAll('svg.chart')) {
+        const texts = [...svg.querySelectorAll('text')].map(one => [one.textContent, one.getBoundingClientRect()]);
+        const frame = svg.getBoundingClientRect();
+        for (const [text, box] of texts) {
+            if (box.left < frame.left - 8 || box.right > frame.right + 8 || box.bottom > frame.bottom + 2)
+                found.push('outside: ' + text);
+            for (const [other, next] of texts)
+                if (next !== box && Math.min(box.right, next.right) - Math.max(box.left, next.left) > 1
+                    && Math.min(box.bottom, next.bottom) - Math.max(box.top, next.top) > 4)
+                    found.push(text + ' over ' + other);
+        }
+    }
+    return found"""
+
 
 class Chromium:
     """A headless Chromium that is driven over a pipe: messages are JSON that ends with a zero byte."""
@@ -163,21 +178,22 @@ def test_three_targets_with_their_sentences_fit_the_first_screen(
 @SIZES
 def test_no_label_is_cut_or_covers_another(chromium: Chromium, page: Path, width: int, height: int) -> None:
     chromium.open(page, width, height)
-    wrong = chromium.run("""const found = [];
-        for (const svg of document.querySelectorAll('svg.chart')) {
-            const texts = [...svg.querySelectorAll('text')].map(one => [one.textContent, one.getBoundingClientRect()]);
-            const frame = svg.getBoundingClientRect();
-            for (const [text, box] of texts) {
-                if (box.left < frame.left - 8 || box.right > frame.right + 8 || box.bottom > frame.bottom + 2)
-                    found.push('outside: ' + text);
-                for (const [other, next] of texts)
-                    if (next !== box && Math.min(box.right, next.right) - Math.max(box.left, next.left) > 1
-                        && Math.min(box.bottom, next.bottom) - Math.max(box.top, next.top) > 4)
-                        found.push(text + ' over ' + other);
-            }
-        }
-        return found""")
-    assert wrong == []
+    assert chromium.run(COVERED) == []
+
+
+@SIZES
+def test_long_names_neither_overflow_nor_cover_the_numbers(
+    chromium: Chromium, tmp_path: Path, kiosk: Any, make_bundle: Any, width: int, height: int
+) -> None:
+    tones = tuple(f"{name} people of a rather long description" for name in ("first", "second", "third", "4th", "5th"))
+    bundle = make_bundle(
+        id="a-target-" * 8 + "end", end="harsh", unknown=True, tones=tones, attribute="a_long_attribute"
+    )
+    path = tmp_path / "long.html"
+    path.write_text(render_html(kiosk[0].model_copy(update={"project": "project" * 12}), [bundle, *kiosk[1]]))
+    chromium.open(path, width, height)
+    assert chromium.run("return document.documentElement.scrollWidth") == width
+    assert chromium.run(COVERED) == []
 
 
 @SIZES
