@@ -1,0 +1,192 @@
+"""Commands on a finished build, as a person types them; what is wrong ends in one sentence and the right exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fairdeploy.cli import main
+from fairdeploy.workflow import Build
+from tests.conftest import Kiosk
+
+COMMANDS = (
+    *("build", "plan", "validate", "doctor", "verify", "gate", "compare", "report", "version"),
+    *("targets", "targets ls", "targets show"),
+)
+
+
+def test_verify_judges_a_finished_artifact(kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    artifact = demo.folder / "this-host-int8" / "artifact" / "model.onnx"
+    assert main(["verify", "-C", str(kiosk.folder), "--artifact", str(artifact), "-t", "this-host-int8", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["verdicts"][0]["status"] == "pass"
+    rates = {(one["metric"], str(one["group"]), str(one["context"])): one for one in document["evidence"]["rates"]}
+    sealed = next(one for one in demo.bundles if one.target.id == "this-host-int8")
+    for one in sealed.evidence.rates:
+        assert rates[one.metric, str(one.group), str(one.context)]["value"] == one.value
+
+
+def test_verify_refuses_another_precision(kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    fp32 = demo.folder / "references" / "compact.onnx"
+    assert main(["verify", "-C", str(kiosk.folder), "--artifact", str(fp32), "-t", "this-host-int8"]) == 4
+    assert "asked for int8" in capsys.readouterr().out
+
+
+def test_verify_of_a_broken_file_is_inconclusive(
+    kiosk: Kiosk, demo: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "model.onnx"
+    broken.write_bytes((demo.folder / "references" / "compact.onnx").read_bytes()[:1000])
+    assert main(["verify", "-C", str(kiosk.folder), "--artifact", str(broken), "-t", "this-host"]) == 4
+    assert "exit code 4" in capsys.readouterr().out
+
+
+def test_verify_runs_without_torch(kiosk: Kiosk, demo: Build) -> None:
+    artifact = demo.folder / "this-host" / "artifact" / "model.onnx"
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from fairdeploy.cli import main\n"
+        f"arguments = ['-C', {str(kiosk.folder)!r}, '--artifact', {str(artifact)!r}, '-t', 'this-host']\n"
+        "sys.exit(main(['verify', '-q', *arguments]))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_gate_again_with_todays_gates(kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate", str(demo.folder), "-C", str(kiosk.folder)]) == 0
+    config = kiosk.variant("stricter.yaml", {"gates": {"worst_group_accuracy": {"min": 0.99}}})
+    assert main(["gate", str(demo.folder), "-C", str(kiosk.folder), "-c", config]) == 1
+    assert "worst" in capsys.readouterr().out
+
+
+def test_gating_again_gives_the_same_verdict(kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate", str(demo.folder), "-C", str(kiosk.folder), "--json"]) == 0
+    again = {one["target"]: one for one in json.loads(capsys.readouterr().out)["verdicts"]}
+    for bundle in demo.bundles:
+        sealed = bundle.verdict.model_dump(mode="json")
+        assert again[bundle.target.id]["cells"] == sealed["cells"]
+
+
+def test_compare_and_report(kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(demo.folder), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["bundles"]) == 3
+    assert main(["compare", *(str(bundle.folder) for bundle in demo.bundles[:2])]) == 0
+    assert "x86-openvino" not in capsys.readouterr().out
+    assert main(["report", str(demo.folder)]) == 0
+    assert Path(capsys.readouterr().out.strip()).is_file()
+
+
+@pytest.mark.parametrize("harm", ["change", "add", "remove", "verdict", "tally"])
+def test_a_tampered_bundle_ends_with_5(
+    kiosk: Kiosk, demo: Build, tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "build"
+    shutil.copytree(demo.folder, folder)
+    bundle = folder / "this-host"
+    if harm == "change":
+        (bundle / "artifact" / "model.onnx").write_bytes(b"another")
+    elif harm == "add":
+        (bundle / "extra.txt").write_text("x")
+    elif harm == "remove":
+        (bundle / "gates.json").unlink()
+    elif harm == "tally":
+        shutil.copyfile(folder / "this-host-int8" / "tally-dense.json", bundle / "tally-dense.json")
+    else:
+        text = (bundle / "verdict.json").read_text()
+        (bundle / "verdict.json").write_text(text.replace('"pass"', '"waived"'))
+    for command in (["compare", str(folder)], ["report", str(folder)], ["gate", str(folder), "-C", str(kiosk.folder)]):
+        assert main(command) == 5
+    assert "not what was sealed" in capsys.readouterr().err
+
+
+def test_plan_after_a_build_says_kept(kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "-C", str(kiosk.folder), "-t", "this-host", "--check", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert all(station["kept"] for station in document["stations"])
+    assert {row["enough"] for row in document["rows"]} == {True}
+
+
+def test_plan_names_what_changed(kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    config = kiosk.variant(
+        "rounded.yaml", {"prune": {"method": "magnitude", "keep": {"macs": [0.5, 0.25]}, "round_to": 4}}
+    )
+    assert main(["plan", "-C", str(kiosk.folder), "-c", config, "-t", "this-host", "--check"]) == 1
+    assert "changed: round_to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["build", "-C", "nowhere"], 2, "no such file"),
+        (["build", "-C", "{kiosk}", "-t", "jetsno"], 2, "did you mean 'jetson'"),
+        (["build", "-C", "{kiosk}", "-c", "none.yaml"], 2, "no such file"),
+        (["biuld"], 2, "Did you mean"),
+        (["build", "--tarqet", "x"], 2, "--target"),
+        (["verify", "-C", "{kiosk}", "--artifact", "none.onnx", "-t", "this-host"], 2, "--artifact"),
+        (["gate", "nowhere", "-C", "{kiosk}"], 2, "fairdeploy build"),
+        (["compare", "nowhere"], 2, "fairdeploy build"),
+        (["report", "nowhere"], 2, "fairdeploy build"),
+        (["targets", "show", "jetsom"], 2, "did you mean 'jetson'"),
+        (["doctor", "-t", "jetsom"], 2, "did you mean 'jetson'"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(
+    kiosk: Kiosk, arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([part.format(kiosk=kiosk.folder) for part in arguments]) == code
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert "Traceback" not in captured.err
+    assert not captured.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_light(command: str) -> None:
+    """No heavy library is imported for help."""
+    code = (
+        "import sys\nfrom fairdeploy.cli import main\n"
+        f"assert main([*{command.split()!r}, '--help']) == 0\n"
+        "heavy = {'torch', 'openvino', 'onnxruntime', 'onnx', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--help" in result.stdout or "Usage" in result.stdout
+
+
+def test_validate_is_light(kiosk: Kiosk) -> None:
+    code = (
+        "import sys\nfrom fairdeploy.cli import main\n"
+        f"assert main(['validate', '-C', {str(kiosk.folder)!r}]) == 0\n"
+        "heavy = {'torch', 'openvino', 'onnxruntime', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_validate_for_ci(kiosk: Kiosk, capsys: pytest.CaptureFixture[str]) -> None:
+    config = kiosk.variant("typo.yaml", {"gates": {"true_positve_rate": {"min": 0.5}}})
+    assert main(["validate", "-C", str(kiosk.folder), "-c", config, "--output-format", "github"]) == 2
+    printed = capsys.readouterr().out
+    assert printed.startswith("::error file=")
+    assert "true_positive_rate" in printed
+
+
+def test_doctor_and_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["targets"]["this-host"]["state"] == "runs"
+    assert document["targets"]["jetson-orin-nano"]["state"] == "simulated only"
+    assert main(["doctor", "--strict", "-t", "jetson"]) == 4
+    capsys.readouterr()
+    assert main(["targets", "show", "this-host-int8", "--json"]) == 0
+    values = {one["key"]: one for one in json.loads(capsys.readouterr().out)["values"]}
+    assert "this-host-int8.yaml" in values["build.precision"]["origin"]
+    assert "this-host.yaml" in values["runtime.backend"]["origin"]
+    assert values["measure.runs"]["origin"] == "default"
