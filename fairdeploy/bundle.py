@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from fairdeploy.errors import ConfigError, IntegrityError
 from fairdeploy.evidence import Evidence, Tally
-from fairdeploy.evidence.records import EvidenceRecord
+from fairdeploy.evidence.records import EvidenceRecord, Reference
 from fairdeploy.gates import Gates, Verdict
 from fairdeploy.model import ModelSpec
 from fairdeploy.records import Record, file_digest, write_atomic
@@ -220,7 +220,7 @@ def load_evidence(bundle: Bundle) -> Evidence:
     IntegrityError
         If a tally is not the one that the evidence names.
     """
-    tallies = {}
+    tallies: dict[Reference, Tally] = {}
     for name, known in bundle.evidence.tally_digests.items():
         tally = Tally.from_json((bundle.folder / f"tally-{name}.json").read_text())
         if tally.digest != known:

@@ -11,7 +11,7 @@ from fairdeploy.bundle import CandidateRecord, Decision
 from fairdeploy.candidates import Candidate
 from fairdeploy.data import StoredSplit
 from fairdeploy.devices import Device
-from fairdeploy.evidence import Evidence, judge
+from fairdeploy.evidence import Evidence, judge, words
 from fairdeploy.gates import Gates, Rule, Status, gate
 from fairdeploy.measure import Meter, Model
 from fairdeploy.records import file_digest
@@ -99,7 +99,7 @@ def _record(one: Candidate, evidence: Evidence, latency_p50_ms: float) -> Candid
         latency_p50_ms=round(latency_p50_ms, 4),
         accuracy=overall,
         worst_group_accuracy=accuracy[worst],
-        worst_group=" ".join(part for pair in worst for part in pair),
+        worst_group=words(dict(worst)),
         chosen=False,
         reason="",
     )

@@ -224,12 +224,19 @@ class Deployment:
             "runtime": deployed.run.runtime,
             "realised_precision": deployed.run.realised_precision,
             "peak_memory_mb": None if simulated else deployed.run.peak_memory_mb,
+            "identical_to": tuple(name for name, one in references.items() if self._is(name, one, model, deployed)),
             "tallies": {name: self.meter.tally(evaluate, one, deployed) for name, one in references.items()},
             "stages": {name: self.meter.tally(evaluate, references["dense"], one) for name, one in stages.items()},
         }
         if not simulated:
             facts |= self._latencies(target, model, place)
         return facts
+
+    def _is(self, name: str, reference: Predictions, model: Model, deployed: Predictions) -> bool:
+        """Whether the artifact is a reference's very file, run by the same runtime on the same device."""
+        same_file = file_digest(model.file) == self.references.digests[name]
+        one, other = deployed.run, reference.run
+        return same_file and (one.facts, one.runtime) == (other.facts, other.runtime)
 
     def _latencies(self, target: Target, model: Model, place: Device) -> dict[str, Any]:
         rows, measure = self.splits["calibrate"], target.measure

@@ -141,9 +141,10 @@ class Line:
         references = self.references(dense, candidate.onnx, splits["evaluate"])
         stages: dict[StageName, Predictions] = {"dense": references.predictions["dense"]}
         if candidate.compaction:
-            for stage, export in (("pruned", networks.export_masked), ("compact", networks.export_compact)):
-                model = Model.onnx(export(candidate.keep_macs).folder / "model.onnx")
-                stages[stage] = self.predict(model, splits["evaluate"], stage)
+            level = candidate.keep_macs
+            masked, compact = networks.export_masked(level), networks.export_compact(level)
+            stages["pruned"] = self.predict(Model.onnx(masked.folder / "model.onnx"), splits["evaluate"], "pruned")
+            stages["compact"] = self.predict(Model.onnx(compact.folder / "model.onnx"), splits["evaluate"], "compact")
         stages["exported"] = references.predictions["compact"]
         return self.deployment_with(splits, references, stages)
 
@@ -293,7 +294,7 @@ def _record(
 
 def _times(line: Line) -> tuple[StationTime, ...]:
     """Return each station once, in the order in which it was first needed."""
-    first = {}
+    first: dict[Path, Kept] = {}
     for kept in line.store.log:
         first.setdefault(kept.folder, kept)
     return tuple(StationTime(station=kept.label, seconds=kept.seconds, cached=kept.cached) for kept in first.values())

@@ -72,6 +72,7 @@ def judge(
     threads: int = 1,
     percentiles: Sequence[int] = PERCENTILES,
     fake_device: bool = False,
+    identical_to: tuple[Reference, ...] = (),
     failure: str | None = None,
 ) -> Evidence:
     """Compute every rate, paired change, gap and latency with its interval; what is left out is not known.
@@ -88,6 +89,8 @@ def judge(
         Single-stream, on the same device.
     seed : int
         Of the bootstrap of the gaps.
+    identical_to : tuple of {"dense", "compact"}
+        References whose very file the artifact is, run by the same runtime on the same device.
     failure : str, optional
         Why the artifact could not be judged; every gate is then inconclusive.
 
@@ -99,6 +102,11 @@ def judge(
         If a latency is not a positive finite number.
     """
     _check_same_artifact(tallies)
+    for name in identical_to:
+        at = tallies[name].coordinates
+        flips = int(tallies[name].counts[at["reference"] != at["deployed"]].sum())
+        if flips:
+            raise DataError(f"the artifact is the {name} network's file, but {flips} of its predictions differ")
     main = next(iter(tallies.values()), None)
     record = EvidenceRecord(
         target=target,
@@ -110,6 +118,7 @@ def judge(
         data_fingerprint=data_fingerprint,
         reference_digests=dict(reference_digests),
         tally_digests={name: tally.digest for name, tally in tallies.items()},
+        identical_to=identical_to,
         failure=failure,
         runtime=dict(runtime),
         requested_precision=requested_precision,

@@ -95,7 +95,11 @@ class Stage(Record):
 
 
 class EvidenceRecord(Record):
-    """Everything known about one artifact on one target."""
+    """Everything known about one artifact on one target.
+
+    `identical_to` names the references whose very file it is, run by the same runtime on the same device: there no
+    change is possible, and none needs to be estimated.
+    """
 
     schema_version: Literal[1] = 1
     target: str
@@ -106,7 +110,8 @@ class EvidenceRecord(Record):
     spec_digest: str
     data_fingerprint: str
     reference_digests: dict[str, str]
-    tally_digests: dict[str, str]
+    identical_to: tuple[Reference, ...] = ()
+    tally_digests: dict[Reference, str]
     failure: str | None = None
     runtime: dict[str, str]
     requested_precision: str

@@ -63,7 +63,7 @@ def findings(evidence: Evidence, rule: Rule) -> list[Finding]:
     if rule.metric in metrics.GAPS:
         return [_gap(rule, tally, attribute, evidence.record.seed) for attribute in tally.schema.attributes]
     if rule.condition in ("max_drop", "max_increase"):
-        return _changes(rule, tally)
+        return _changes(rule, tally, same_file=rule.against in record.identical_to)
     return list(_absolute(rule, tally))
 
 
@@ -73,7 +73,7 @@ def _missing(rule: Rule, reason: str) -> Finding:
     )
 
 
-def _changes(rule: Rule, tally: Tally) -> list[Finding]:
+def _changes(rule: Rule, tally: Tally, *, same_file: bool) -> list[Finding]:
     metric = metrics.RATES[rule.metric]
     groups: list[Group] = []
     parts: list[EffectiveChange] = []
@@ -88,6 +88,9 @@ def _changes(rule: Rule, tally: Tally) -> list[Finding]:
     )
     notes = [note for part in parts for note in part.notes]
     lower, upper = (np.concatenate(side) for side in zip(*(p.bounds(rule.confidence) for p in parts), strict=True))
+    if same_file:
+        lower, upper = np.zeros(len(n)), np.zeros(len(n))
+        notes = [": the same file in the same runtime cannot differ"] * len(n)
     defined = n > 0
     chance = np.ones(len(n))
     chance[defined] = holm(mcnemar_p(lost[defined] / effect[defined], gained[defined] / effect[defined]))

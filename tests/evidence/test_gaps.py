@@ -77,6 +77,13 @@ def test_equalized_odds_takes_the_worse_of_two_gaps_in_one_interval(build):
     assert opportunity.interval(0.95)[0] == 0
 
 
+@pytest.mark.parametrize("few", [0, 1])
+def test_equalized_odds_is_as_uncertain_as_the_rarer_label(build, few):
+    rows = {(g, label, label, label): 20 if label == few else 3000 for g in "ab" for label in (0, 1)}
+    estimate = gap_estimate(build(rows), metrics.equalized_odds_difference, "g", seed=0)
+    assert estimate.interval(0.95)[1] > 0.1
+
+
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_group_without_positives_or_negatives_leaves_the_gap_undefined(build, missing):
     tally = build({("a", 1, 1, 1): 50, ("a", 0, 0, 0): 50, ("b", 1 - missing, 1, 1): 50})

@@ -165,3 +165,10 @@ def test_importing_evidence_stays_light():
     code = "import sys, fairdeploy.gates; print([m for m in ('scipy', 'pandas', 'torch', 'onnx') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_only_what_did_not_flip_can_be_the_references_own_file(build):
+    same = {key: count for key, count in COUNTS.items() if key[2] == key[3]}
+    assert judge(tallies={"dense": build(same)}, identical_to=("dense",), **FACTS).record.identical_to == ("dense",)
+    with pytest.raises(DataError, match="10 of its predictions differ"):
+        judge(tallies={"dense": build(COUNTS)}, identical_to=("dense",), **FACTS)

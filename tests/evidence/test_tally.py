@@ -1,4 +1,5 @@
 import ast
+import hashlib
 import json
 from pathlib import Path
 
@@ -176,6 +177,18 @@ def tampered(**changes):
     return json.dumps({**json.loads(count(GOOD).to_json()), **changes})
 
 
+def resealed(**changes):
+    """Change a file and give it the digest of its new content."""
+    plain = {**json.loads(count(GOOD).to_json()), **changes}
+    del plain["digest"]
+    content = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return json.dumps({**plain, "digest": hashlib.sha256(content.encode()).hexdigest()})
+
+
+def test_a_file_that_another_program_wrote_is_read():
+    assert Tally.from_json(resealed(counts=[2, 1])).rows == 3
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -185,11 +198,16 @@ def tampered(**changes):
         "null",
         tampered(counts=[2, 1]),
         tampered(digest="0" * 64),
-        tampered(format="fairdeploy-tally/2"),
-        tampered(counts=[1.0, 1]),
-        tampered(counts=[float("nan"), 1]),
-        tampered(counts=[True, 1]),
-        tampered(counts=[10**30, 1]),
+        resealed(format="fairdeploy-tally/2"),
+        resealed(buckets=256),
+        resealed(extra=1),
+        resealed(counts=[1.0, 1]),
+        resealed(counts=[float("nan"), 1]),
+        resealed(counts=[True, 1]),
+        resealed(counts=["1", 1]),
+        resealed(counts=[10**30, 1]),
+        resealed(counts=[-1, 1]),
+        resealed(counts=[1]),
         count(GOOD).to_json().replace('"buckets":512', '"buckets":512,"buckets":512'),
         "[" * 100_000,
     ],

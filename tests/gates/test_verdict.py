@@ -236,6 +236,14 @@ def test_a_latency_ratio_needs_both_bounds(ratio, status):
     assert decide(rule, latencies_ms=reference).status == "inconclusive"
 
 
+def test_an_equal_latency_rarely_passes_as_a_lower_one():
+    rng = np.random.default_rng(0)
+    rule = Rule(metric="latency_p50_ms", condition="max_ratio", bound=1.0, against="dense")
+    draws = [rng.gamma(9, 0.1, (2, 200)) for _ in range(300)]
+    passed = [decide(rule, latencies_ms=a, reference_latencies_ms={"dense": b}).status == "pass" for a, b in draws]
+    assert np.mean(passed) <= 0.05
+
+
 def test_size_and_memory_are_exact_and_missing_ones_block():
     size = Rule(metric="size_mb", condition="max", bound=1)
     memory = Rule(metric="peak_memory_mb", condition="max", bound=100)
@@ -362,3 +370,15 @@ def test_rows_of_one_person_widen_the_bounds_and_the_method_says_so():
 )
 def test_the_worst_target_decides_the_exit_code(seen, code):
     assert worst_exit(seen) == code
+
+
+def test_the_references_own_file_passes_with_few_rows(build):
+    """Zero flips in 40 rows prove little; the same file in the same runtime needs no proof."""
+    tally = build({**group("a", 20), **group("b", 20)})
+    assert decide(DROP, tally).status == "inconclusive"
+    same = decide(DROP, tally, identical_to=("dense",))
+    assert same.status == "pass"
+    assert {(cell.lower, cell.upper) for cell in same.cells} == {(0.0, 0.0)}
+    assert all("same file" in cell.method for cell in same.cells)
+    other = DROP.model_copy(update={"against": "compact"})
+    assert decide(other, tally, identical_to=("dense",)).status == "inconclusive"
