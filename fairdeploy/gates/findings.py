@@ -88,7 +88,7 @@ def _changes(rule: Rule, tally: Tally, *, same_file: bool) -> list[Finding]:
     )
     notes = [note for part in parts for note in part.notes]
     lower, upper = (np.concatenate(side) for side in zip(*(p.bounds(rule.confidence) for p in parts), strict=True))
-    if same_file:
+    if same_file and not (lost.any() or gained.any()):  # a claim that flips contradict counts for nothing
         lower, upper = np.zeros(len(n)), np.zeros(len(n))
         notes = [": the same file in the same runtime cannot differ"] * len(n)
     defined = n > 0

@@ -382,3 +382,9 @@ def test_the_references_own_file_passes_with_few_rows(build):
     assert all("same file" in cell.method for cell in same.cells)
     other = DROP.model_copy(update={"against": "compact"})
     assert decide(other, tally, identical_to=("dense",)).status == "inconclusive"
+
+
+def test_evidence_that_claims_the_references_own_file_against_its_tally_does_not_pass(build):
+    honest = evidence_of(build({**group("a", 2000), **group("b", 2000, 100)}))
+    forged = Evidence(honest.record.model_copy(update={"identical_to": ("dense",)}), honest.tallies)
+    assert gate(forged, Gates(rules=(DROP,))).status == "fail"
