@@ -198,8 +198,6 @@ def test_a_file_that_another_program_wrote_is_read():
         "null",
         tampered(counts=[2, 1]),
         tampered(digest="0" * 64),
-        resealed(format="fairdeploy-tally/2"),
-        resealed(buckets=256),
         resealed(extra=1),
         resealed(counts=[1.0, 1]),
         resealed(counts=[float("nan"), 1]),
@@ -215,6 +213,12 @@ def test_a_file_that_another_program_wrote_is_read():
 def test_a_changed_file_is_refused(text):
     with pytest.raises(IntegrityError, match="not a valid tally"):
         Tally.from_json(text)
+
+
+@pytest.mark.parametrize("changes", [{"format": "fairdeploy-tally/2"}, {"buckets": 256}])
+def test_a_file_of_another_format_is_refused_by_name(changes):
+    with pytest.raises(IntegrityError, match="expected 'fairdeploy-tally/1' with 512 buckets"):
+        Tally.from_json(resealed(**changes))
 
 
 def test_the_file_runs_alone_on_python_3_8_with_numpy():
