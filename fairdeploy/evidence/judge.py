@@ -32,6 +32,7 @@ from fairdeploy.evidence.tally import Tally
 
 CONFIDENCE = 0.95
 PERCENTILES = (50, 90, 99)
+SAME_FILE = "the same file in the same runtime cannot differ"
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
@@ -126,7 +127,11 @@ def judge(
         size_bytes=size_bytes,
         peak_memory_mb=peak_memory_mb,
         rates=() if main is None else _rates(main, everything=True),
-        changes=tuple(one for name, tally in tallies.items() for one in _changes(tally, name, everything=True)),
+        changes=tuple(
+            _unchangeable(one) if name in identical_to else one
+            for name, tally in tallies.items()
+            for one in _changes(tally, name, everything=True)
+        ),
         gaps=() if main is None else _gaps(main, seed),
         latency=None if latencies_ms is None else _latency(latencies_ms, threads, percentiles),
         reference_latency={
@@ -233,6 +238,12 @@ def _change_records(
             )
         )
     return records
+
+
+def _unchangeable(change: Change) -> Change:
+    """Return the change of the reference's own file: it is zero, and nothing is estimated."""
+    interval = change.interval and _interval(0, 0, SAME_FILE)
+    return change.model_copy(update={"interval": interval, "design_effect": 1.0})
 
 
 def _gaps(tally: Tally, seed: int) -> tuple[Gap, ...]:

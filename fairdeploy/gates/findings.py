@@ -13,7 +13,7 @@ from fairdeploy.evidence.cells import cells
 from fairdeploy.evidence.clusters import EffectiveChange, EffectiveRate, effective_change, effective_rate
 from fairdeploy.evidence.gaps import gap_estimate
 from fairdeploy.evidence.intervals import holm, mcnemar_p, percentile, percentile_bounds, two_sided
-from fairdeploy.evidence.judge import Evidence
+from fairdeploy.evidence.judge import SAME_FILE, Evidence
 from fairdeploy.evidence.metrics import words
 from fairdeploy.evidence.planner import rate_rows_needed, rows_needed
 from fairdeploy.evidence.records import Group
@@ -90,7 +90,7 @@ def _changes(rule: Rule, tally: Tally, *, same_file: bool) -> list[Finding]:
     lower, upper = (np.concatenate(side) for side in zip(*(p.bounds(rule.confidence) for p in parts), strict=True))
     if same_file and not (lost.any() or gained.any()):  # a claim that flips contradict counts for nothing
         lower, upper = np.zeros(len(n)), np.zeros(len(n))
-        notes = [": the same file in the same runtime cannot differ"] * len(n)
+        notes = [f": {SAME_FILE}"] * len(n)
     defined = n > 0
     chance = np.ones(len(n))
     chance[defined] = holm(mcnemar_p(lost[defined] / effect[defined], gained[defined] / effect[defined]))
