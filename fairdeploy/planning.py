@@ -13,9 +13,9 @@ from fairdeploy.deploy import Deployment
 from fairdeploy.evidence import Tally
 from fairdeploy.evidence.planner import Assumptions, PlanRow, plan_rule
 from fairdeploy.gates import Gates
+from fairdeploy.line import Line, Listener
 from fairdeploy.project import CONFIG_NAME, TargetUsed
 from fairdeploy.store import NotKept
-from fairdeploy.workflow import Line, Listener
 
 FLIP_RATES: Mapping[str, float] = {"compact": 0.01, "dense": 0.05}
 

@@ -18,9 +18,10 @@ def build(
     common: Common | None = None,
 ) -> int:
     """Prune, compact, recover, export; then per target calibrate, compile, run, judge, gate, seal; and report."""
+    from fairdeploy.line import Listener
     from fairdeploy.report.html import write_html
     from fairdeploy.report.terminal import print_verdicts
-    from fairdeploy.workflow import Build, Listener
+    from fairdeploy.workflow import Build
     from fairdeploy.workflow import build as run
 
     common = common or Common()

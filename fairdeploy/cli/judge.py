@@ -13,7 +13,8 @@ from fairdeploy.cli.build import MEANING
 from fairdeploy.cli.common import Common, Progress, Targets, print_json, stdout
 from fairdeploy.errors import ConfigError, ExitCode
 from fairdeploy.gates import Verdict, worst_exit
-from fairdeploy.workflow import Listener, latest, regate, verify_artifact
+from fairdeploy.line import Listener
+from fairdeploy.workflow import latest, regate, verify_artifact
 
 BuildFolder = Annotated[Path | None, Parameter(help="A build's folder; the project's latest by default.")]
 

@@ -10,9 +10,9 @@ from cyclopts import Parameter
 from fairdeploy import yamlfile
 from fairdeploy.cli.common import Common, print_json
 from fairdeploy.errors import ConfigError, ExitCode
+from fairdeploy.gates import gates_of
 from fairdeploy.project import Project, resolve_targets
 from fairdeploy.target import Target
-from fairdeploy.workflow import gates_of
 
 
 def validate(

@@ -32,7 +32,6 @@ from fairdeploy.evidence.tally import Tally
 
 CONFIDENCE = 0.95
 PERCENTILES = (50, 90, 99)
-SAME_FILE = "the same file in the same runtime cannot differ"
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
@@ -104,9 +103,7 @@ def judge(
     """
     _check_same_artifact(tallies)
     for name in identical_to:
-        at = tallies[name].coordinates
-        flips = int(tallies[name].counts[at["reference"] != at["deployed"]].sum())
-        if flips:
+        if flips := _flips(tallies[name]):
             raise DataError(f"the artifact is the {name} network's file, but {flips} of its predictions differ")
     main = next(iter(tallies.values()), None)
     record = EvidenceRecord(
@@ -128,9 +125,9 @@ def judge(
         peak_memory_mb=peak_memory_mb,
         rates=() if main is None else _rates(main, everything=True),
         changes=tuple(
-            _unchangeable(one) if name in identical_to else one
+            one
             for name, tally in tallies.items()
-            for one in _changes(tally, name, everything=True)
+            for one in _changes(tally, name, everything=True, clustered=changes_cluster(tally, name, identical_to))
         ),
         gaps=() if main is None else _gaps(main, seed),
         latency=None if latencies_ms is None else _latency(latencies_ms, threads, percentiles),
@@ -141,13 +138,27 @@ def judge(
             Stage(
                 stage=name,
                 rates=_rates(tally, everything=False),
-                changes=_changes(tally, "dense", everything=False),
+                changes=_changes(tally, "dense", everything=False, clustered=tally.schema.clustered),
             )
             for name, tally in stages.items()
         ),
         seed=seed,
     )
     return Evidence(record, dict(tallies))
+
+
+def changes_cluster(tally: Tally, reference: Reference, identical_to: Sequence[Reference]) -> bool:
+    """Whether the rows of one cluster may change together.
+
+    Not where the artifact is the reference's own file in the same runtime, unless a flip contradicts that: then rows
+    count as independent, and as many are needed as for any artifact without a flip.
+    """
+    return tally.schema.clustered and not (reference in identical_to and _flips(tally) == 0)
+
+
+def _flips(tally: Tally) -> int:
+    at = tally.coordinates
+    return int(tally.counts[at["reference"] != at["deployed"]].sum())
 
 
 def _check_same_artifact(tallies: Mapping[Reference, Tally]) -> None:
@@ -202,12 +213,12 @@ def _rate_records(metric: str, part: Cells, counts: metrics.PairedCounts, *, clu
     return records
 
 
-def _changes(tally: Tally, against: Reference, *, everything: bool) -> tuple[Change, ...]:
+def _changes(tally: Tally, against: Reference, *, everything: bool, clustered: bool) -> tuple[Change, ...]:
     found: list[Change] = []
     for part in cells(tally, contexts=everything, intersections=everything):
         for metric in _usable(tally):
             counts = metric.counts(tally, part.axes).map(part.take)
-            found += _change_records(metric.name, against, part, counts, clustered=tally.schema.clustered)
+            found += _change_records(metric.name, against, part, counts, clustered=clustered)
     return tuple(found)
 
 
@@ -238,12 +249,6 @@ def _change_records(
             )
         )
     return records
-
-
-def _unchangeable(change: Change) -> Change:
-    """Return the change of the reference's own file: it is zero, and nothing is estimated."""
-    interval = change.interval and _interval(0, 0, SAME_FILE)
-    return change.model_copy(update={"interval": interval, "design_effect": 1.0})
 
 
 def _gaps(tally: Tally, seed: int) -> tuple[Gap, ...]:

@@ -97,8 +97,8 @@ class Stage(Record):
 class EvidenceRecord(Record):
     """Everything known about one artifact on one target.
 
-    `identical_to` names the references whose very file it is, run by the same runtime on the same device: there no
-    change is possible, and none needs to be estimated.
+    `identical_to` names the references whose very file it is, run by the same runtime on the same device: there the
+    rows of one cluster cannot change together, so they count as independent.
     """
 
     schema_version: Literal[1] = 1

@@ -13,7 +13,7 @@ from fairdeploy.evidence.cells import cells
 from fairdeploy.evidence.clusters import EffectiveChange, EffectiveRate, effective_change, effective_rate
 from fairdeploy.evidence.gaps import gap_estimate
 from fairdeploy.evidence.intervals import holm, mcnemar_p, percentile, percentile_bounds, two_sided
-from fairdeploy.evidence.judge import SAME_FILE, Evidence
+from fairdeploy.evidence.judge import Evidence, changes_cluster
 from fairdeploy.evidence.metrics import words
 from fairdeploy.evidence.planner import rate_rows_needed, rows_needed
 from fairdeploy.evidence.records import Group
@@ -63,7 +63,8 @@ def findings(evidence: Evidence, rule: Rule) -> list[Finding]:
     if rule.metric in metrics.GAPS:
         return [_gap(rule, tally, attribute, evidence.record.seed) for attribute in tally.schema.attributes]
     if rule.condition in ("max_drop", "max_increase"):
-        return _changes(rule, tally, same_file=rule.against in record.identical_to)
+        assert rule.against is not None  # a rule's own validation
+        return _changes(rule, tally, clustered=changes_cluster(tally, rule.against, record.identical_to))
     return list(_absolute(rule, tally))
 
 
@@ -73,7 +74,7 @@ def _missing(rule: Rule, reason: str) -> Finding:
     )
 
 
-def _changes(rule: Rule, tally: Tally, *, same_file: bool) -> list[Finding]:
+def _changes(rule: Rule, tally: Tally, *, clustered: bool) -> list[Finding]:
     metric = metrics.RATES[rule.metric]
     groups: list[Group] = []
     parts: list[EffectiveChange] = []
@@ -82,15 +83,12 @@ def _changes(rule: Rule, tally: Tally, *, same_file: bool) -> list[Finding]:
         if rule.condition == "max_increase":
             counts = metrics.PairedCounts(counts.n, counts.reference, counts.deployed, counts.gained, counts.lost)
         groups += part.groups
-        parts.append(effective_change(counts, clustered=tally.schema.clustered))
+        parts.append(effective_change(counts, clustered=clustered))
     lost, gained, n, effect = (
         np.concatenate([getattr(p, name) for p in parts]) for name in ("lost", "gained", "n", "effect")
     )
     notes = [note for part in parts for note in part.notes]
     lower, upper = (np.concatenate(side) for side in zip(*(p.bounds(rule.confidence) for p in parts), strict=True))
-    if same_file and not (lost.any() or gained.any()):  # a claim that flips contradict counts for nothing
-        lower, upper = np.zeros(len(n)), np.zeros(len(n))
-        notes = [f": {SAME_FILE}"] * len(n)
     defined = n > 0
     chance = np.ones(len(n))
     chance[defined] = holm(mcnemar_p(lost[defined] / effect[defined], gained[defined] / effect[defined]))

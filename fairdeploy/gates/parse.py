@@ -7,8 +7,9 @@ from typing import Any, get_args
 
 from fairdeploy.evidence.metrics import FLIPS, GAPS, RATES
 from fairdeploy.evidence.records import LEVELS, Reference
-from fairdeploy.gates.records import PLAIN_WORDS, Condition, Rule, conditions_of, needs_reference
+from fairdeploy.gates.records import PLAIN_WORDS, Condition, Gates, Rule, conditions_of, needs_reference
 from fairdeploy.model import Task
+from fairdeploy.project import TargetUsed
 from fairdeploy.yamlfile import Document, KeyPath, nearest
 
 OPTIONS = ("against", "confidence", "level", "required")
@@ -132,3 +133,8 @@ def _bound(document: Document, path: KeyPath, metric: str, condition: Condition,
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def gates_of(used: TargetUsed) -> Gates:
+    """Collect the rules of one target: project-wide ones, the target's, and this use's."""
+    return Gates(rules=tuple(rule for document, path in used.gate_sources for rule in parse_gates(document, path)))

@@ -372,16 +372,36 @@ def test_the_worst_target_decides_the_exit_code(seen, code):
     assert worst_exit(seen) == code
 
 
-def test_the_references_own_file_passes_with_few_rows(build):
-    """Zero flips in 40 rows prove little; the same file in the same runtime needs no proof."""
-    tally = build({**group("a", 20), **group("b", 20)})
-    assert decide(DROP, tally).status == "inconclusive"
-    same = decide(DROP, tally, identical_to=("dense",))
-    assert same.status == "pass"
-    assert {(cell.lower, cell.upper) for cell in same.cells} == {(0.0, 0.0)}
-    assert all("same file" in cell.method for cell in same.cells)
+def in_clusters(rows, per_cluster, flips=0):
+    """A tally of positives of one group, `per_cluster` rows of each person."""
+    deployed = np.ones(rows, int)
+    deployed[:flips] = 0
+    return Tally.count(
+        Schema(attributes={"g": ("a", "b")}, contexts={}, classes=("no", "yes"), clustered=True),
+        ids=[str(at) for at in range(rows)],
+        labels=np.ones(rows, int),
+        attributes={"g": np.array(["a"] * rows)},
+        contexts={},
+        clusters=np.array([f"person {at // per_cluster}" for at in range(rows)]),
+        reference=np.ones(rows, int),
+        deployed=deployed,
+    )
+
+
+def test_rows_of_the_references_own_file_count_as_independent(build):
+    """The rows of one person cannot flip together where nothing can flip; still, enough rows are needed."""
+    many, few = in_clusters(800, 20), in_clusters(29, 1)
+    assert statuses(decide(DROP, many))[("a",)] == "inconclusive"
+    assert statuses(decide(DROP, many, identical_to=("dense",)))[("a",)] == "pass"
+    assert statuses(decide(DROP, few, identical_to=("dense",)))[("a",)] == "inconclusive"
     other = DROP.model_copy(update={"against": "compact"})
-    assert decide(other, tally, identical_to=("dense",)).status == "inconclusive"
+    assert decide(other, many, identical_to=("dense",)).status == "inconclusive"
+
+
+def test_one_flip_takes_that_back():
+    honest = evidence_of(in_clusters(800, 20, flips=1))
+    forged = Evidence(honest.record.model_copy(update={"identical_to": ("dense",)}), honest.tallies)
+    assert gate(forged, Gates(rules=(DROP,))).cells == gate(honest, Gates(rules=(DROP,))).cells
 
 
 def test_evidence_that_claims_the_references_own_file_against_its_tally_does_not_pass(build):

@@ -13,9 +13,10 @@ import pytest
 from fairdeploy.cli import main
 from fairdeploy.devices import HostDevice, Job, Result
 from fairdeploy.errors import BackendError
+from fairdeploy.line import Line
 from fairdeploy.target import load_target
 from fairdeploy.testing import Degradation, FakeDevice
-from fairdeploy.workflow import Build, Line, build
+from fairdeploy.workflow import Build, build
 from tests.conftest import DEMO, Kiosk
 
 REFERENCES = {"dense", "compact"}

@@ -1,0 +1,147 @@
+"""`Line`: one project's stations over its store, from data to what the targets share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fairdeploy.candidates import Candidate, Networks
+from fairdeploy.choose import Choice, choose
+from fairdeploy.data import SPLITS, StoredSplit, check_overlap, load_splits, materialise
+from fairdeploy.deploy import Deployment, References
+from fairdeploy.devices import Device, HostDevice
+from fairdeploy.evidence.records import StageName
+from fairdeploy.gates import Gates, gates_of, parse_gates
+from fairdeploy.measure import Meter, Model, Predictions
+from fairdeploy.project import CONFIG_NAME, TargetUsed, load_project, resolve_targets
+from fairdeploy.store import Kept, Store
+from fairdeploy.usercode import code_digest
+
+STATE = ".fairdeploy"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told how far a build is.
+
+    Attributes
+    ----------
+    on_start : callable
+        Told a station's label when it starts to run.
+    on_done : callable
+        Told the `Kept` of every station, from the store or fresh.
+    progress : callable
+        Told ``(done, total)`` within a long station.
+    """
+
+    on_start: Callable[[str], None] = lambda label: None
+    on_done: Callable[[Kept], None] = lambda kept: None
+    progress: Callable[[int, int], None] = lambda done, total: None
+
+
+@dataclass
+class Line:
+    """One project's stations over its store.
+
+    Attributes
+    ----------
+    folder : Path
+        The project's folder.
+    config : str
+        Name of its configuration file.
+    fresh, dry : bool
+        See `Store`.
+    devices : dict of str to Device
+        Devices by target id; this host where none is given.
+    """
+
+    folder: Path
+    config: str = CONFIG_NAME
+    fresh: bool = False
+    dry: bool = False
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    listener: Listener = field(default_factory=Listener)
+
+    def __post_init__(self) -> None:
+        self.project, self.document = load_project(self.folder, self.config)
+        self.store = Store(
+            self.folder / STATE / "store", self.fresh, self.dry, self.listener.on_start, self.listener.on_done
+        )
+        self.host = HostDevice()
+        self.meter = Meter(self.store, self.project.spec, self.project.groups)
+
+    def targets(self, only: tuple[str, ...]) -> list[tuple[TargetUsed, Gates]]:
+        """Return the targets with all their gates, fixed before anything is evaluated."""
+        used = resolve_targets(self.project, self.document, self.folder, only)
+        return [(one, gates_of(one)) for one in used]
+
+    def splits(self, names: Iterable[str] = SPLITS) -> dict[str, StoredSplit]:
+        """Load the data set once into the store, and refuse one whose evaluate split overlaps another."""
+        project, made = self.project, {}
+        for name in names:
+            kept = self.store.run(
+                "data",
+                lambda out, name=name: _materialise(self, name, out),  # type: ignore[misc]
+                of=name,
+                split=name,
+                code=code_digest(self.folder, project.data.files),
+                source=project.data.model_dump(mode="json"),
+                groups=project.groups.model_dump(mode="json"),
+                spec=project.spec.digest,
+            )
+            made[name] = StoredSplit.load(kept.folder)
+        others = {name: split for name, split in made.items() if name != "evaluate"}
+        if "evaluate" in made and others:
+            check_overlap(made["evaluate"], others)
+        return made
+
+    def networks(self, splits: dict[str, StoredSplit]) -> Networks:
+        """Return the stations that make candidates; nothing runs yet."""
+        return Networks(self.project, self.folder, self.store, splits, self.listener.progress)
+
+    def choose(self, splits: dict[str, StoredSplit], networks: Networks) -> Choice:
+        """Make every candidate and choose one on *tune*."""
+        keep = self.project.prune.keep
+        dense = networks.export_dense().folder / "model.onnx"
+        candidates = [networks.candidate(level) for level in keep.macs] if keep else [networks.unpruned()]
+        return choose(dense, candidates, self.meter, splits["tune"], self.host, parse_gates(self.document))
+
+    def deployment(self, splits: dict[str, StoredSplit], networks: Networks, candidate: Candidate) -> Deployment:
+        """Predict the evaluate split at every stage before the targets; all that they share."""
+        dense = networks.export_dense().folder / "model.onnx"
+        references = self.references(dense, candidate.onnx, splits["evaluate"])
+        stages: dict[StageName, Predictions] = {"dense": references.predictions["dense"]}
+        if candidate.compaction:
+            level = candidate.keep_macs
+            masked, compact = networks.export_masked(level), networks.export_compact(level)
+            stages["pruned"] = self.predict(Model.onnx(masked.folder / "model.onnx"), splits["evaluate"], "pruned")
+            stages["compact"] = self.predict(Model.onnx(compact.folder / "model.onnx"), splits["evaluate"], "compact")
+        stages["exported"] = references.predictions["compact"]
+        return self.deployment_with(splits, references, stages)
+
+    def deployment_with(
+        self, splits: dict[str, StoredSplit], references: References, stages: dict[StageName, Predictions]
+    ) -> Deployment:
+        """Return what the targets share, from given references."""
+        return Deployment(self.store, self.meter, self.project.seed, self.host, splits, references, stages)
+
+    def references(self, dense: Path, compact: Path, evaluate: StoredSplit) -> References:
+        """Predict the evaluate split with the two references, in ONNX Runtime on this host."""
+        return References(
+            dense=dense,
+            compact=compact,
+            predictions={
+                "dense": self.predict(Model.onnx(dense), evaluate, "dense"),
+                "compact": self.predict(Model.onnx(compact), evaluate, "exported"),
+            },
+        )
+
+    def predict(self, model: Model, split: StoredSplit, of: str) -> Predictions:
+        """Predict a split on this host."""
+        return self.meter.predict(model, split, device=self.host, of=of)
+
+
+def _materialise(line: Line, name: str, out: Path) -> None:
+    splits = load_splits(line.project, line.folder)
+    materialise(splits[name], out, spec=line.project.spec, groups=line.project.groups, progress=line.listener.progress)
