@@ -18,7 +18,7 @@ from fairdeploy.bundle import BuildRecord, Decision, seal
 from fairdeploy.data import StoredSplit
 from fairdeploy.devices import Device
 from fairdeploy.devices.level import level as evidence_level
-from fairdeploy.devices.toolchain import compile_artifact
+from fairdeploy.devices.toolchain import compile_artifact, lint
 from fairdeploy.errors import BackendError, TargetError
 from fairdeploy.evidence import Evidence, judge
 from fairdeploy.evidence.records import Level, StageName
@@ -161,6 +161,8 @@ class Deployment:
         if precision == "int8":
             portable = quantised = self._quantise(target, backend).folder / "model.onnx"
         if target.build.on == "device":
+            if "lint" in backend.capability().can and (refused := lint(backend.name, portable)):
+                raise BackendError(f"{backend.name} would refuse the ONNX file: {refused[0]}")
             return Artifact(Model(portable, file_digest(portable), backend.name, precision), portable.parent, quantised)
         kept = self.store.run(
             "compile",
@@ -220,7 +222,8 @@ class Deployment:
         references = self.references.predictions
         facts: dict[str, Any] = {
             "level": level,
-            "level_reason": f"{reason}. {backend.capability().mend}" if simulated else reason,
+            "level_reason": reason,
+            "level_mend": backend.capability().mend if simulated else "",
             "runtime": deployed.run.runtime,
             "realised_precision": deployed.run.realised_precision,
             "peak_memory_mb": None if simulated else deployed.run.peak_memory_mb,

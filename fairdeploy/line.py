@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from fairdeploy.candidates import Candidate, Networks
 from fairdeploy.choose import Choice, choose
-from fairdeploy.data import SPLITS, StoredSplit, check_overlap, load_splits, materialise
+from fairdeploy.data import SPLITS, Split, StoredSplit, check_overlap, load_splits, materialise
 from fairdeploy.deploy import Deployment, References
 from fairdeploy.devices import Device, HostDevice
 from fairdeploy.evidence.records import StageName
@@ -74,7 +75,12 @@ class Line:
     def targets(self, only: tuple[str, ...]) -> list[tuple[TargetUsed, Gates]]:
         """Return the targets with all their gates, fixed before anything is evaluated."""
         used = resolve_targets(self.project, self.document, self.folder, only)
-        return [(one, gates_of(one)) for one in used]
+        return [(one, gates_of(one, self.project.task)) for one in used]
+
+    @cached_property
+    def raw_splits(self) -> dict[str, Split]:
+        """The user's splits; calling this calls the user's code."""
+        return load_splits(self.project, self.folder)
 
     def splits(self, names: Iterable[str] = SPLITS) -> dict[str, StoredSplit]:
         """Load the data set once into the store, and refuse one whose evaluate split overlaps another."""
@@ -82,7 +88,13 @@ class Line:
         for name in names:
             kept = self.store.run(
                 "data",
-                lambda out, name=name: _materialise(self, name, out),  # type: ignore[misc]
+                lambda out, name=name: materialise(  # type: ignore[misc]
+                    self.raw_splits[name],
+                    out,
+                    spec=project.spec,
+                    groups=project.groups,
+                    progress=self.listener.progress,
+                ),
                 of=name,
                 split=name,
                 code=code_digest(self.folder, project.data.files),
@@ -105,7 +117,9 @@ class Line:
         keep = self.project.prune.keep
         dense = networks.export_dense().folder / "model.onnx"
         candidates = [networks.candidate(level) for level in keep.macs] if keep else [networks.unpruned()]
-        return choose(dense, candidates, self.meter, splits["tune"], self.host, parse_gates(self.document))
+        return choose(
+            dense, candidates, self.meter, splits["tune"], self.host, parse_gates(self.document, task=self.project.task)
+        )
 
     def deployment(self, splits: dict[str, StoredSplit], networks: Networks, candidate: Candidate) -> Deployment:
         """Predict the evaluate split at every stage before the targets; all that they share."""
@@ -140,8 +154,3 @@ class Line:
     def predict(self, model: Model, split: StoredSplit, of: str) -> Predictions:
         """Predict a split on this host."""
         return self.meter.predict(model, split, device=self.host, of=of)
-
-
-def _materialise(line: Line, name: str, out: Path) -> None:
-    splits = load_splits(line.project, line.folder)
-    materialise(splits[name], out, spec=line.project.spec, groups=line.project.groups, progress=line.listener.progress)

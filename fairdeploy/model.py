@@ -16,6 +16,7 @@ from fairdeploy.records import Record
 
 Task = Literal["binary-classification", "multiclass-classification"]
 Dimension = Literal["batch"] | Annotated[int, Field(ge=1)]
+InputName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 
 
 class TensorSpec(Record):
@@ -71,7 +72,7 @@ class ModelSpec(Record):
     """
 
     task: Task
-    inputs: dict[str, TensorSpec] = Field(min_length=1)
+    inputs: dict[InputName, TensorSpec] = Field(min_length=1)
     preprocess: Preprocess = Preprocess()
     output: Literal["logits", "probabilities"] = "logits"
     classes: tuple[str, ...] = ("negative", "positive")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairdeploy.data import SPLITS, Rows, load_splits
+from fairdeploy.data import SPLITS, Rows
 from fairdeploy.deploy import Deployment
 from fairdeploy.evidence import Tally
 from fairdeploy.evidence.planner import Assumptions, PlanRow, plan_rule
@@ -76,7 +76,7 @@ def plan(
     stations = [Station(label, True, "") for label in dict.fromkeys(kept)]
     stations += [Station(label, False, why) for label, why in missing]
     rules = {(rule.name, rule.bound): rule for _, gates in targets for rule in gates.rules}
-    evaluate = load_splits(line.project, folder)["evaluate"].rows
+    evaluate = line.raw_splits["evaluate"].rows
     labels, effect = _label_tally(line, evaluate), _design_effect(evaluate, icc)
     planned: list[PlanRow] = []
     for rule in rules.values():

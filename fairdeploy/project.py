@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fairdeploy import yamlfile
 from fairdeploy.errors import ConfigError
-from fairdeploy.model import Decision, ModelSpec, Preprocess, Task, TensorSpec
+from fairdeploy.model import Decision, InputName, ModelSpec, Preprocess, Task, TensorSpec
 from fairdeploy.records import Record
 from fairdeploy.target import ALIASES, Target, resolve_target
 from fairdeploy.yamlfile import Document, KeyPath
@@ -25,7 +25,7 @@ class ModelSource(Record):
 
     import_: ImportString = Field(alias="import")
     weights: Path
-    inputs: dict[str, TensorSpec] = Field(min_length=1)
+    inputs: dict[InputName, TensorSpec] = Field(min_length=1)
     preprocess: Preprocess = Preprocess()
     output: Literal["logits", "probabilities"] = "logits"
     classes: tuple[str, ...] = ("negative", "positive")

@@ -205,7 +205,7 @@ def regate(folder: Path, build_folder: Path, only: tuple[str, ...] = (), *, conf
             raise ConfigError(
                 f"this build has no target '{used.target.id}'; it has {', '.join(built)}", file=build_folder
             )
-        verdicts.append(gate(load_evidence(built[used.target.id]), gates_of(used)))
+        verdicts.append(gate(load_evidence(built[used.target.id]), gates_of(used, project.task)))
     return verdicts
 
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 ON_DEVICE = "TensorRT engines hold for one GPU model and one version, so they are built and run on the device"
 MEASURE_THERE = (
-    "measure on the device itself: TensorRT is part of its JetPack (never pip-install it there); "
-    "on this machine ONNX Runtime simulates it"
+    "on the device, whose JetPack brings TensorRT (never pip-install it there), build the engine with "
+    "'trtexec --onnx=model.onnx --stronglyTyped --saveEngine=model.engine'; running it there under fairdeploy needs "
+    "a device connection, which this version does not have yet; here ONNX Runtime simulates it"
 )
 RTX = "1.7.1.116"
 GET_LINT = (

@@ -39,7 +39,8 @@ def build(
     code = result.exit_code
     if not common.quiet:
         ran = [time for time in result.times if not time.cached]
-        words = f"{len(ran)} of {len(result.times)} stations ran, the others came from the store"
+        kept = len(result.times) - len(ran)
+        words = f"{len(ran)} stations ran, {kept} came from the store"
         stderr().print(Text(words if ran else "nothing changed: every station came from the store"))
     if common.json:
         print_json(

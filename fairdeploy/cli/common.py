@@ -99,8 +99,8 @@ class Progress:
     def start(self, label: str) -> None:
         """Say that a station starts."""
         self.label = label
-        if not self.common.quiet:
-            self.console.print(Text(f"  {label} ..."), end="\r" if self.console.is_terminal else "\n")
+        if self.console.is_terminal and not self.common.quiet:
+            self.console.print(Text(f"  {label} ..."), end="\r")
 
     def done(self, kept: Kept) -> None:
         """Say that a station's result is there."""

@@ -47,7 +47,7 @@ def _problems(file: Path) -> list[ConfigError]:
         if not found:
             project = yamlfile.validate(Project, document)
             for used in resolve_targets(project, document, file.parent):
-                gates_of(used)
+                gates_of(used, project.task)
         return found
     except ConfigError as error:
         return [error]

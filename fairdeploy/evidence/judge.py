@@ -72,6 +72,7 @@ def judge(
     threads: int = 1,
     percentiles: Sequence[int] = PERCENTILES,
     fake_device: bool = False,
+    level_mend: str = "",
     identical_to: tuple[Reference, ...] = (),
     failure: str | None = None,
 ) -> Evidence:
@@ -110,6 +111,7 @@ def judge(
         target=target,
         level=level,
         level_reason=level_reason,
+        level_mend=level_mend,
         fake_device=fake_device,
         artifact_digest=artifact_digest,
         spec_digest=spec_digest,

@@ -97,14 +97,15 @@ class Stage(Record):
 class EvidenceRecord(Record):
     """Everything known about one artifact on one target.
 
-    `identical_to` names the references whose very file it is, run by the same runtime on the same device: there the
-    rows of one cluster cannot change together, so they count as independent.
+    `level_mend` says what would raise the level. `identical_to` names the references whose very file it is, run by the
+    same runtime on the same device: there the rows of one cluster cannot change together, so they count as independent.
     """
 
     schema_version: Literal[1] = 1
     target: str
     level: Level | None
     level_reason: str
+    level_mend: str = ""
     fake_device: bool = False
     artifact_digest: str | None
     spec_digest: str

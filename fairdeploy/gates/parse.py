@@ -135,6 +135,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def gates_of(used: TargetUsed) -> Gates:
+def gates_of(used: TargetUsed, task: Task) -> Gates:
     """Collect the rules of one target: project-wide ones, the target's, and this use's."""
-    return Gates(rules=tuple(rule for document, path in used.gate_sources for rule in parse_gates(document, path)))
+    rules = [rule for document, path in used.gate_sources for rule in parse_gates(document, path, task=task)]
+    return Gates(rules=tuple(rules))

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 
 from fairdeploy.errors import ExitCode, IntegrityError
 from fairdeploy.evidence.judge import Evidence
-from fairdeploy.evidence.records import LEVELS, Level
+from fairdeploy.evidence.records import LEVELS, EvidenceRecord, Level
 from fairdeploy.gates.findings import Finding, findings
 from fairdeploy.gates.records import CellVerdict, Gates, Rule, Status, Verdict
+
+WOULD: dict[Status, str] = {"fail": "fail", "inconclusive": "stay open", "undefined": "be undefined", "pass": "pass"}
 
 
 def gate(evidence: Evidence, gates: Gates) -> Verdict:
@@ -33,7 +35,7 @@ def gate(evidence: Evidence, gates: Gates) -> Verdict:
     return Verdict(
         target=record.target,
         status=status,
-        sentence=_sentence(record.target, status, [cell for cell in cells if cell.required]),
+        sentence=_sentence(record, status, [cell for cell in cells if cell.required]),
         cells=cells,
         gates_digest=gates.digest,
         evidence_digest=record.digest,
@@ -100,12 +102,22 @@ def _overall(cells: Iterable[CellVerdict]) -> Status:
     return "pass" if required == {"pass"} else "inconclusive"
 
 
-def _sentence(target: str, status: Status, cells: list[CellVerdict]) -> str:
+def _sentence(record: EvidenceRecord, status: Status, cells: list[CellVerdict]) -> str:
+    target = record.target
+    if record.failure is not None:
+        return f"On {target}, nothing could be judged: {' '.join(record.failure.split())}"
     if not cells:
         return f"On {target}, no gate that must hold was checked, so nothing was shown."
     deciding = [
         cell for cell in cells if cell.status == status or (status == "inconclusive" and cell.status == "undefined")
     ]
+    forecasts = [cell.forecast for cell in deciding if cell.forecast]
+    if status == "inconclusive" and forecasts:
+        would = ", ".join(f"{forecasts.count(one)} would {WOULD[one]}" for one in WOULD if one in forecasts)
+        return (
+            f"{target} itself was not measured (evidence level: {record.level or 'none'}), so "
+            f"{_checks(len(deciding))} of {len(cells)} cannot be decided; on the evidence there is, {would}."
+        )
     worst = max(deciding, key=_nearness)
     reason = worst.reason[0].lower() + worst.reason[1:]
     if status == "pass":

@@ -35,7 +35,11 @@ def next_steps(bundle: Bundle) -> tuple[Step, ...]:
     if bundle.evidence.failure:
         steps.append(Step("The runtime gave no predictions. Mend it, then measure again:", (check, build)))
     elif any(cell.forecast for cell in cells):
-        steps.append(Step("Run these two lines on the target hardware itself:", (check, build)))
+        mend = bundle.evidence.level_mend
+        if mend:
+            steps.append(Step(f"Get evidence from the target itself: {words.full_stop(mend)}", (check,)))
+        else:
+            steps.append(Step("Run these two lines on the target hardware itself:", (check, build)))
     short = [
         cell
         for cell in cells

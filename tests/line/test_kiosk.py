@@ -158,7 +158,7 @@ def test_jetson_without_a_jetson_is_inconclusive(kiosk: Kiosk, demo: Build, caps
 
 def test_a_fake_jetson_passes_and_is_marked(kiosk: Kiosk, demo: Build) -> None:
     target = load_target("jetson")
-    result = build(kiosk.folder, ("jetson",), devices={target.id: FakeDevice.for_target(target)})
+    result = build(kiosk.folder, ("jetson",), devices={target.id: FakeDevice.for_target(target, latency_ms=2.0)})
     assert result.exit_code == 0
     (bundle,) = result.bundles
     assert bundle.manifest.fake_device
@@ -171,7 +171,7 @@ def test_a_fake_jetson_passes_and_is_marked(kiosk: Kiosk, demo: Build) -> None:
 def test_a_degraded_group_fails_and_is_named(kiosk: Kiosk, demo: Build, tone: str) -> None:
     target = load_target("jetson")
     rows = Line(kiosk.folder).splits()["evaluate"].rows.attributes["skin_tone"] == tone
-    device = FakeDevice.for_target(target, degrade=Degradation(seed=1, rows=rows, flip_rate=0.15))
+    device = FakeDevice.for_target(target, latency_ms=2.0, degrade=Degradation(seed=1, rows=rows, flip_rate=0.15))
     code = main(["build", "-q", "-C", str(kiosk.folder), "-t", "jetson"], with_devices={target.id: device})
     assert code == 1
     verdict = json.loads((kiosk.folder / "build" / "latest" / target.id / "verdict.json").read_text())
@@ -186,7 +186,9 @@ def test_a_degraded_group_fails_and_is_named(kiosk: Kiosk, demo: Build, tone: st
 )
 def test_a_slow_or_large_device_fails_on_that(kiosk: Kiosk, demo: Build, slow: dict[str, float], rule: str) -> None:
     target = load_target("jetson")
-    result = build(kiosk.folder, ("jetson",), devices={target.id: FakeDevice.for_target(target, **slow)})
+    result = build(
+        kiosk.folder, ("jetson",), devices={target.id: FakeDevice.for_target(target, **({"latency_ms": 2.0} | slow))}
+    )
     assert result.exit_code == 1
     (bundle,) = result.bundles
     assert {cell.rule for cell in bundle.verdict.cells if cell.status == "fail"} == {rule}
