@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -19,7 +20,8 @@ from fairdeploy.bundle import BuildRecord, Bundle, GroupCount, StationTime, load
 from fairdeploy.choose import Choice
 from fairdeploy.data import StoredSplit, count_groups
 from fairdeploy.deploy import Outcome, References, versions
-from fairdeploy.devices import Device
+from fairdeploy.devices import Device, DeviceFacts
+from fairdeploy.devices.facts import read_facts
 from fairdeploy.errors import ConfigError, ExitCode
 from fairdeploy.evidence.records import EvidenceRecord, StageName
 from fairdeploy.gates import Verdict, gate, gates_of, worst_exit
@@ -153,10 +155,15 @@ def _record(
         ),
         decisions=(*choice.decisions, *(one.decision for one in outcomes)),
         times=_times(line),
-        machine=line.host.key(),
+        machine=_machine(),
         versions=versions(),
         targets=tuple(one.target.id for one in outcomes),
     )
+
+
+def _machine() -> dict[str, str]:
+    facts = DeviceFacts.model_validate(read_facts())
+    return {"arch": facts.arch, "model": facts.model, "python": platform.python_version()}
 
 
 def _times(line: Line) -> tuple[StationTime, ...]:

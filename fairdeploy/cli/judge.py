@@ -54,7 +54,7 @@ def compare(
     common = common or Common()
     found = [bundle for folder in bundles or (latest(common.folder),) for bundle in _bundles(folder)]
     if common.json:
-        print_json("compare", bundles=comparison_json(found))
+        print_json("compare", targets=comparison_json(found)["targets"])
     else:
         print_comparison(found, stdout())
     return ExitCode.DONE

@@ -74,7 +74,7 @@ def test_gating_again_gives_the_same_verdict(kiosk: Kiosk, demo: Build, capsys: 
 
 def test_compare_and_report(kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(demo.folder), "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["bundles"]) == 3
+    assert len(json.loads(capsys.readouterr().out)["targets"]) == 3
     assert main(["compare", *(str(bundle.folder) for bundle in demo.bundles[:2])]) == 0
     assert "x86-openvino" not in capsys.readouterr().out
     assert main(["report", str(demo.folder)]) == 0
