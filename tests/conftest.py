@@ -35,7 +35,7 @@ class Kiosk:
 
 @pytest.fixture(scope="session")
 def kiosk(tmp_path_factory: pytest.TempPathFactory) -> Kiosk:
-    folder = tmp_path_factory.mktemp("examples") / "kiosk"
+    folder = tmp_path_factory.mktemp("project") / "examples" / "kiosk"
     shutil.copytree(EXAMPLES / "kiosk", folder, ignore=shutil.ignore_patterns(".fairdeploy", "build", "__pycache__"))
     return Kiosk(folder)
 

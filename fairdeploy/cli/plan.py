@@ -50,10 +50,10 @@ def plan(
         console.print(Text(f"{name}: {bound:g}", style="bold"))
         console.print(table)
         console.print(Text(f"  assumed: {group[0].assumption}\n"), soft_wrap=True)
-    table = Table("station", "state", box=None, title="Stations")
-    for station in found.stations:
-        table.add_row(Text(station.label), Text("kept" if station.kept else f"would run: {station.why}"))
-    console.print(table)
+    missing = [station for station in found.stations if not station.kept]
+    console.print(Text(f"stations: {len(found.stations) - len(missing)} are in the store"), style="bold")
+    for station in missing:
+        console.print(Text(f"  would run: {station.label} ({station.why})"), soft_wrap=True)
     return code
 
 

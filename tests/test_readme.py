@@ -1,0 +1,61 @@
+"""Every command in the README runs, and prints what the README says.
+
+``FAIRDEPLOY_UPDATE=1 pytest tests/test_readme.py`` writes today's output into it. Numbers, and the group that comes
+closest, differ between machines: of a build, the verdict lines and the exit code are compared; of the rest, everything
+but numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fairdeploy.cli import main
+from fairdeploy.workflow import Build
+from tests.conftest import Kiosk
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+BLOCK = re.compile(r"```console\n\$ (?P<command>[^\n]+)\n(?P<output>.*?)```", re.DOTALL)
+BLOCKS = [match["command"] for match in BLOCK.finditer(README.read_text())]
+VERDICT = re.compile(r"^(?:[✓✕?] .*|exit code .*)$", re.MULTILINE)
+
+
+def essence(command: str, text: str) -> list[str]:
+    if command.startswith("fairdeploy build"):
+        return VERDICT.findall(text)
+    return [" ".join(re.sub(r"[\d.,]+", "#", line).split()) for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("command", BLOCKS)
+def test_the_readme_shows_what_the_command_prints(
+    command: str, kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(kiosk.folder.parent.parent)
+    monkeypatch.setenv("COLUMNS", "100")
+    main(shlex.split(command)[1:])
+    printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.strip("\n").splitlines()) + "\n"
+    assert essence(command, printed)
+    text = README.read_text()
+    shown = next(match for match in BLOCK.finditer(text) if match["command"] == command)
+    if os.environ.get("FAIRDEPLOY_UPDATE"):
+        README.write_text(text[: shown.start("output")] + printed + text[shown.end("output") :])
+    else:
+        assert essence(command, shown["output"]) == essence(command, printed)
+
+
+def test_the_readmes_numbers_are_those_of_the_benchmark() -> None:
+    """Each row of the table, and each number of the sentence below it."""
+    measured = (ROOT / "benchmarks" / "results" / "kiosk.md").read_text()
+    found = README.read_text().split("What it found", 1)[1].split("## What a verdict means")[0]
+    rows = [line for line in found.splitlines() if line.startswith("|")]
+    assert len(rows) > 8
+    assert not [row for row in rows if row not in measured]
+    sentence = found.rsplit("|\n", 1)[1]
+    numbers = re.findall(r"\d[\d,]*\.?\d*(?= (?:multiply|bytes|ms|to))", sentence)
+    assert len(numbers) >= 6
+    assert not [number for number in numbers if number not in measured]
