@@ -48,8 +48,8 @@ def test_the_interval_is_not_needlessly_wide():
     assert estimate.interval(0.95)[1] - estimate.value == pytest.approx(3.858 * np.sqrt(0.09 / 1000), rel=0.1)
 
 
-def test_the_value_is_the_metric_and_the_levels_are_named(build):
-    tally = build(
+def test_the_value_is_the_metric_and_the_levels_are_named(tally_of):
+    tally = tally_of(
         {
             ("a", 1, 1, 1): 90,
             ("a", 1, 1, 0): 10,
@@ -65,8 +65,8 @@ def test_the_value_is_the_metric_and_the_levels_are_named(build):
         assert (estimate.highest, estimate.lowest) == ("a", "b")
 
 
-def test_equalized_odds_takes_the_worse_of_two_gaps_in_one_interval(build):
-    tally = build(
+def test_equalized_odds_takes_the_worse_of_two_gaps_in_one_interval(tally_of):
+    tally = tally_of(
         {("a", 1, 1, 1): 100, ("b", 1, 1, 1): 100, ("a", 0, 0, 0): 100, ("b", 0, 0, 1): 30, ("b", 0, 0, 0): 70}
     )
     odds = gap_estimate(tally, metrics.equalized_odds_difference, "g", seed=0)
@@ -78,32 +78,32 @@ def test_equalized_odds_takes_the_worse_of_two_gaps_in_one_interval(build):
 
 
 @pytest.mark.parametrize("few", [0, 1])
-def test_equalized_odds_is_as_uncertain_as_the_rarer_label(build, few):
+def test_equalized_odds_is_as_uncertain_as_the_rarer_label(tally_of, few):
     rows = {(g, label, label, label): 20 if label == few else 3000 for g in "ab" for label in (0, 1)}
-    estimate = gap_estimate(build(rows), metrics.equalized_odds_difference, "g", seed=0)
+    estimate = gap_estimate(tally_of(rows), metrics.equalized_odds_difference, "g", seed=0)
     assert estimate.interval(0.95)[1] > 0.1
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_a_group_without_positives_or_negatives_leaves_the_gap_undefined(build, missing):
-    tally = build({("a", 1, 1, 1): 50, ("a", 0, 0, 0): 50, ("b", 1 - missing, 1, 1): 50})
+def test_a_group_without_positives_or_negatives_leaves_the_gap_undefined(tally_of, missing):
+    tally = tally_of({("a", 1, 1, 1): 50, ("a", 0, 0, 0): 50, ("b", 1 - missing, 1, 1): 50})
     estimate = gap_estimate(tally, metrics.equalized_odds_difference, "g", seed=0)
     assert estimate.value is None
     assert estimate.undefined == ("b",)
     assert estimate.interval(0.95) == (0, 1)
 
 
-def test_a_missing_group_and_a_lone_group_leave_the_gap_undefined(build):
-    missing = gap_estimate(build({("a", 1, 1, 1): 50}), metrics.accuracy_difference, "g", seed=0)
+def test_a_missing_group_and_a_lone_group_leave_the_gap_undefined(tally_of):
+    missing = gap_estimate(tally_of({("a", 1, 1, 1): 50}), metrics.accuracy_difference, "g", seed=0)
     assert (missing.value, missing.undefined) == (None, ("b",))
-    lone = gap_estimate(build({("a", 1, 1, 1): 50}, levels=("a",)), metrics.accuracy_difference, "g", seed=0)
+    lone = gap_estimate(tally_of({("a", 1, 1, 1): 50}, levels=("a",)), metrics.accuracy_difference, "g", seed=0)
     assert (lone.value, lone.undefined) == (None, ())
 
 
-def test_a_group_of_one_row_looks_uncertain_and_all_equal_predictions_are_not_certainty(build):
-    one = build({("a", 1, 1, 1): 5000, ("b", 1, 1, 1): 1})
+def test_a_group_of_one_row_looks_uncertain_and_all_equal_predictions_are_not_certainty(tally_of):
+    one = tally_of({("a", 1, 1, 1): 5000, ("b", 1, 1, 1): 1})
     assert gap_estimate(one, metrics.equal_opportunity_difference, "g", seed=0).interval(0.95)[1] > 0.5
-    none = build({("a", 1, 0, 0): 40, ("b", 1, 0, 0): 40})
+    none = tally_of({("a", 1, 0, 0): 40, ("b", 1, 0, 0): 40})
     assert gap_estimate(none, metrics.demographic_parity_difference, "g", seed=0).interval(0.95)[1] > 0.03
 
 

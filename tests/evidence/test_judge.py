@@ -29,8 +29,8 @@ def find(records, **wanted):
     return one
 
 
-def test_rates_changes_and_gaps_are_what_the_counts_say(build):
-    record = judge(tallies={"dense": build(COUNTS)}, **FACTS).record
+def test_rates_changes_and_gaps_are_what_the_counts_say(tally_of):
+    record = judge(tallies={"dense": tally_of(COUNTS)}, **FACTS).record
     rate = find(record.rates, metric="true_positive_rate", group={"g": "a"})
     assert (rate.n, rate.value, rate.clusters) == (100, 0.92, None)
     assert rate.interval.method == "Wilson"
@@ -46,14 +46,14 @@ def test_rates_changes_and_gaps_are_what_the_counts_say(build):
     assert {one.metric for one in record.gaps} == set(metrics.GAPS)
 
 
-def test_a_declared_group_without_rows_is_listed_and_unknown_is_not(build):
-    record = judge(tallies={"dense": build(COUNTS, levels=("a", "b", "z"))}, **FACTS).record
+def test_a_declared_group_without_rows_is_listed_and_unknown_is_not(tally_of):
+    record = judge(tallies={"dense": tally_of(COUNTS, levels=("a", "b", "z"))}, **FACTS).record
     empty = find(record.rates, metric="accuracy", group={"g": "z"})
     assert (empty.n, empty.value, empty.interval) == (0, None, None)
     assert find(record.changes, metric="accuracy", group={"g": "z"}).change is None
     assert find(record.gaps, metric="accuracy_difference").undefined == ("z",)
     assert {"g": "unknown"} not in [rate.group for rate in record.rates]
-    missing = judge(tallies={"dense": build({**COUNTS, ("", 1, 1, 1): 1})}, **FACTS).record
+    missing = judge(tallies={"dense": tally_of({**COUNTS, ("", 1, 1, 1): 1})}, **FACTS).record
     assert find(missing.rates, metric="accuracy", group={"g": "unknown"}).n == 1
 
 
@@ -107,9 +107,9 @@ def test_forty_thousand_rows_are_judged_within_a_second():
     assert time.process_time() - start < 2  # about 0.7 s here; slack for slower machines
 
 
-def test_many_classes_have_accuracy_only(build):
+def test_many_classes_have_accuracy_only(tally_of):
     record = judge(
-        tallies={"dense": build({("a", 2, 2, 1): 3, ("b", 0, 0, 0): 3}, classes=("x", "y", "z"))}, **FACTS
+        tallies={"dense": tally_of({("a", 2, 2, 1): 3, ("b", 0, 0, 0): 3}, classes=("x", "y", "z"))}, **FACTS
     ).record
     assert {rate.metric for rate in record.rates} == {"accuracy"}
     assert [gap.metric for gap in record.gaps] == ["accuracy_difference"]
@@ -132,12 +132,12 @@ def test_impossible_latencies_are_refused(bad):
         judge(latencies_ms=bad, **FACTS)
 
 
-def test_tallies_of_different_artifacts_are_refused(build):
+def test_tallies_of_different_artifacts_are_refused(tally_of):
     other = {**COUNTS, ("b", 1, 1, 1): 39, ("b", 1, 1, 0): 1}
     with pytest.raises(DataError, match="not of the same rows"):
-        judge(tallies={"dense": build(COUNTS), "compact": build(other)}, **FACTS)
+        judge(tallies={"dense": tally_of(COUNTS), "compact": tally_of(other)}, **FACTS)
     with pytest.raises(DataError, match="not of the same rows"):
-        judge(tallies={"dense": build(COUNTS), "compact": build(COUNTS, levels=("b", "a"))}, **FACTS)
+        judge(tallies={"dense": tally_of(COUNTS), "compact": tally_of(COUNTS, levels=("b", "a"))}, **FACTS)
 
 
 def test_references_may_differ_when_the_artifact_is_the_same():
@@ -167,9 +167,9 @@ def test_importing_evidence_stays_light():
     assert out.stdout.strip() == "[]"
 
 
-def test_only_what_did_not_flip_can_be_the_references_own_file(build):
+def test_only_what_did_not_flip_can_be_the_references_own_file(tally_of):
     same = {key: count for key, count in COUNTS.items() if key[2] == key[3]}
-    record = judge(tallies={"dense": build(same)}, identical_to=("dense",), **FACTS).record
+    record = judge(tallies={"dense": tally_of(same)}, identical_to=("dense",), **FACTS).record
     assert record.identical_to == ("dense",)
     with pytest.raises(DataError, match="10 of its predictions differ"):
-        judge(tallies={"dense": build(COUNTS)}, identical_to=("dense",), **FACTS)
+        judge(tallies={"dense": tally_of(COUNTS)}, identical_to=("dense",), **FACTS)

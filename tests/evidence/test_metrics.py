@@ -94,33 +94,33 @@ def test_gaps_equal_fairlearn_wherever_it_is_defined(rows):
         assert metrics.worst_group_accuracy(tally, "g") == pytest.approx(worst, abs=1e-12)
 
 
-def test_equal_opportunity_is_undefined_when_a_group_has_no_positives(build):
-    tally = build({("a", 1, 1, 1): 50, ("a", 0, 0, 0): 50, ("b", 0, 0, 0): 50})
+def test_equal_opportunity_is_undefined_when_a_group_has_no_positives(tally_of):
+    tally = tally_of({("a", 1, 1, 1): 50, ("a", 0, 0, 0): 50, ("b", 0, 0, 0): 50})
     assert metrics.equal_opportunity_difference(tally, "g") is None
     assert metrics.equalized_odds_difference(tally, "g") is None
     assert metrics.demographic_parity_difference(tally, "g") == 0.5
 
 
-def test_a_missing_group_or_a_single_one_leaves_gaps_undefined(build):
-    assert metrics.accuracy_difference(build({("a", 1, 1, 1): 9}), "g") is None
-    assert metrics.worst_group_accuracy(build({("a", 1, 1, 1): 9}), "g") is None
-    assert metrics.accuracy_difference(build({("a", 1, 1, 1): 9}, levels=("a",)), "g") is None
+def test_a_missing_group_or_a_single_one_leaves_gaps_undefined(tally_of):
+    assert metrics.accuracy_difference(tally_of({("a", 1, 1, 1): 9}), "g") is None
+    assert metrics.worst_group_accuracy(tally_of({("a", 1, 1, 1): 9}), "g") is None
+    assert metrics.accuracy_difference(tally_of({("a", 1, 1, 1): 9}, levels=("a",)), "g") is None
 
 
-def test_unknown_counts_as_a_group_as_soon_as_it_has_rows(build):
+def test_unknown_counts_as_a_group_as_soon_as_it_has_rows(tally_of):
     known = {("a", 1, 1, 1): 9, ("b", 1, 1, 1): 9}
-    assert metrics.accuracy_difference(build(known), "g") == 0
-    assert metrics.accuracy_difference(build({**known, ("", 1, 1, 0): 1}), "g") == 1
+    assert metrics.accuracy_difference(tally_of(known), "g") == 0
+    assert metrics.accuracy_difference(tally_of({**known, ("", 1, 1, 0): 1}), "g") == 1
 
 
-def test_flips_are_counted_by_direction(build):
-    tally = build({("a", 1, 1, 0): 3, ("a", 0, 0, 1): 2, ("b", 1, 1, 1): 5})
+def test_flips_are_counted_by_direction(tally_of):
+    tally = tally_of({("a", 1, 1, 0): 3, ("a", 0, 0, 1): 2, ("b", 1, 1, 1): 5})
     flipped = [int(metric.counts(tally)[0].sum()) for metric in metrics.FLIPS.values()]
     assert flipped == [5, 3, 2]
 
 
-def test_many_classes_are_refused_where_two_are_needed(build):
-    tally = build({("a", 2, 1, 2): 3, ("b", 0, 0, 0): 3}, classes=("x", "y", "z"))
+def test_many_classes_are_refused_where_two_are_needed(tally_of):
+    tally = tally_of({("a", 2, 1, 2): 3, ("b", 0, 0, 0): 3}, classes=("x", "y", "z"))
     assert metrics.accuracy(tally) == 1
     assert metrics.accuracy(tally, of="reference") == 0.5
     for metric in (metrics.true_positive_rate, metrics.false_positive_rate, metrics.selection_rate):
@@ -132,11 +132,11 @@ def test_many_classes_are_refused_where_two_are_needed(build):
         metrics.flip_rate_to_negative.counts(tally)
 
 
-def test_unknown_names_are_refused(build):
+def test_unknown_names_are_refused(tally_of):
     with pytest.raises(ConfigError, match="'z' is not a level of g"):
-        metrics.accuracy(build({("a", 1, 1, 1): 1}), {"g": "z"})
+        metrics.accuracy(tally_of({("a", 1, 1, 1): 1}), {"g": "z"})
     with pytest.raises(ConfigError, match="no attribute or context 'tone'"):
-        metrics.accuracy(build({("a", 1, 1, 1): 1}), {"tone": "a"})
+        metrics.accuracy(tally_of({("a", 1, 1, 1): 1}), {"tone": "a"})
 
 
 def test_groups_have_words():

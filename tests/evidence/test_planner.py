@@ -89,9 +89,9 @@ def test_impossible_assumptions_are_refused(bad):
 LABELS = {("a", 1, 1, 1): 3000, ("a", 0, 0, 0): 1000, ("b", 1, 1, 1): 500, ("b", 0, 0, 0): 3500}
 
 
-def test_a_change_is_planned_on_its_own_denominator(build):
+def test_a_change_is_planned_on_its_own_denominator(tally_of):
     rule = Rule(metric="true_positive_rate", condition="max_drop", bound=0.02, against="dense")
-    everyone, a, b = plan_rule(rule, build(LABELS), assumptions=Assumptions(flip_rate=0.05, design_effect=1.5))
+    everyone, a, b = plan_rule(rule, tally_of(LABELS), assumptions=Assumptions(flip_rate=0.05, design_effect=1.5))
     assert [row.rows_available for row in (everyone, a, b)] == [3500, 3000, 500]
     assert {row.rows_needed for row in (everyone, a, b)} == {int(np.ceil(1.5 * rows_needed(0.02, 0.05, groups=3)))}
     assert [row.enough for row in (everyone, a, b)] == [True, True, False]
@@ -100,8 +100,8 @@ def test_a_change_is_planned_on_its_own_denominator(build):
     assert "design effect 1.5" in b.assumption
 
 
-def test_rates_gaps_and_flips_are_planned_and_latency_is_not(build):
-    tally = build(LABELS)
+def test_rates_gaps_and_flips_are_planned_and_latency_is_not(tally_of):
+    tally = tally_of(LABELS)
     worst = plan_rule(Rule(metric="worst_group_accuracy", condition="min", bound=0.85), tally)
     assert [row.group for row in worst] == [{"g": "a"}, {"g": "b"}]
     assert all(row.enough and row.smallest_margin < 0.05 for row in worst)
@@ -116,9 +116,9 @@ def test_rates_gaps_and_flips_are_planned_and_latency_is_not(build):
     assert plan_rule(Rule(metric="latency_p90_ms", condition="max", bound=5), tally) == ()
 
 
-def test_a_missing_group_is_planned_as_missing(build):
+def test_a_missing_group_is_planned_as_missing(tally_of):
     rule = Rule(metric="accuracy", condition="max_drop", bound=0.02, against="dense")
-    missing = plan_rule(rule, build({("a", 1, 1, 1): 9}))[2]
+    missing = plan_rule(rule, tally_of({("a", 1, 1, 1): 9}))[2]
     assert (missing.group, missing.rows_available, missing.enough, missing.smallest_margin) == (
         {"g": "b"},
         0,

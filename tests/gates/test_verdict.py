@@ -33,8 +33,8 @@ def group(name, n, lost=0, gained=0, label=1):
     }
 
 
-def test_harmless_changes_pass_and_say_what_is_closest(build):
-    verdict = decide(DROP, build({**group("a", 2000, 3, 3), **group("b", 1500, 2, 2)}))
+def test_harmless_changes_pass_and_say_what_is_closest(tally_of):
+    verdict = decide(DROP, tally_of({**group("a", 2000, 3, 3), **group("b", 1500, 2, 2)}))
     assert verdict.status == "pass"
     assert statuses(verdict) == {(): "pass", ("a",): "pass", ("b",): "pass"}
     assert verdict.sentence == (
@@ -44,8 +44,8 @@ def test_harmless_changes_pass_and_say_what_is_closest(build):
     assert {cell.where for cell in verdict.cells} == {"gates.yaml:2"}
 
 
-def test_a_degraded_group_fails_and_is_named(build):
-    verdict = decide(DROP, build({**group("a", 5000, 5, 5), **group("b", 2000, 80, 10)}))
+def test_a_degraded_group_fails_and_is_named(tally_of):
+    verdict = decide(DROP, tally_of({**group("a", 5000, 5, 5), **group("b", 2000, 80, 10)}))
     assert verdict.status == "fail"
     assert statuses(verdict)[("a",)] == "pass"
     cell = verdict.cells[2]
@@ -57,30 +57,30 @@ def test_a_degraded_group_fails_and_is_named(build):
     )
 
 
-def test_a_loss_beyond_the_margin_that_is_surely_no_chance_fails(build):
-    verdict = decide(DROP, build({**group("a", 5000), **group("b", 1000, 13)}))
+def test_a_loss_beyond_the_margin_that_is_surely_no_chance_fails(tally_of):
+    verdict = decide(DROP, tally_of({**group("a", 5000), **group("b", 1000, 13)}))
     cell = verdict.cells[2]
     assert cell.lower < 0.01 < cell.value
     assert cell.status == "fail"
     assert "over all groups together" in cell.reason
 
 
-def test_a_loss_beyond_the_margin_that_may_be_chance_is_inconclusive(build):
-    cell = decide(DROP, build({**group("a", 5000), **group("b", 100, 3, 1)})).cells[2]
+def test_a_loss_beyond_the_margin_that_may_be_chance_is_inconclusive(tally_of):
+    cell = decide(DROP, tally_of({**group("a", 5000), **group("b", 100, 3, 1)})).cells[2]
     assert cell.value == 0.02 > cell.bound
     assert cell.status == "inconclusive"
 
 
-def test_blame_is_adjusted_for_the_number_of_groups(build):
+def test_blame_is_adjusted_for_the_number_of_groups(tally_of):
     few = {**group("a", 500), **group("b", 500, 6)}
     many = {**few, **{key: n for at in range(30) for key, n in group(f"x{at}", 500).items()}}
     levels = ("a", "b", *(f"x{at}" for at in range(30)))
-    assert decide(DROP, build(few)).cells[2].status == "fail"
-    assert decide(DROP, build(many, levels=levels)).cells[2].status == "inconclusive"
+    assert decide(DROP, tally_of(few)).cells[2].status == "fail"
+    assert decide(DROP, tally_of(many, levels=levels)).cells[2].status == "inconclusive"
 
 
-def test_too_few_rows_are_inconclusive_with_the_rows_still_needed(build):
-    verdict = decide(DROP, build({**group("a", 5000, 25, 25), **group("b", 14)}))
+def test_too_few_rows_are_inconclusive_with_the_rows_still_needed(tally_of):
+    verdict = decide(DROP, tally_of({**group("a", 5000, 25, 25), **group("b", 14)}))
     assert verdict.status == "inconclusive"
     cell = verdict.cells[2]
     assert cell.status == "inconclusive"
@@ -88,54 +88,54 @@ def test_too_few_rows_are_inconclusive_with_the_rows_still_needed(build):
     assert f"14 rows, about {cell.rows_needed} needed" in cell.reason
 
 
-def test_with_the_rows_needed_a_truly_unchanged_group_passes(build):
+def test_with_the_rows_needed_a_truly_unchanged_group_passes(tally_of):
     everyone_else = group("a", 5000, 25, 25)
-    needed = decide(DROP, build({**everyone_else, **group("b", 500, 3, 1)})).cells[2].rows_needed
+    needed = decide(DROP, tally_of({**everyone_else, **group("b", 500, 3, 1)})).cells[2].rows_needed
     assert needed > 500
     flips = round(needed * 0.005)
-    assert decide(DROP, build({**everyone_else, **group("b", needed, flips, flips)})).cells[2].status == "pass"
+    assert decide(DROP, tally_of({**everyone_else, **group("b", needed, flips, flips)})).cells[2].status == "pass"
 
 
-def test_a_loss_near_the_margin_needs_more_rows_than_an_unchanged_group(build):
-    cell = decide(DROP, build({**group("a", 3000, 15, 15), **group("b", 3000, 24, 0)})).cells[2]
+def test_a_loss_near_the_margin_needs_more_rows_than_an_unchanged_group(tally_of):
+    cell = decide(DROP, tally_of({**group("a", 3000, 15, 15), **group("b", 3000, 24, 0)})).cells[2]
     assert cell.status == "inconclusive"
     assert cell.rows_needed > 3000
 
 
 @pytest.mark.parametrize("rows", [1, 3, 29])
-def test_tiny_groups_never_pass_a_margin_of_one_point(build, rows):
-    assert decide(DROP, build({**group("a", 5000), **group("b", rows)})).status == "inconclusive"
+def test_tiny_groups_never_pass_a_margin_of_one_point(tally_of, rows):
+    assert decide(DROP, tally_of({**group("a", 5000), **group("b", rows)})).status == "inconclusive"
 
 
-def test_an_identical_artifact_passes_from_299_rows_on_and_never_fails(build):
+def test_an_identical_artifact_passes_from_299_rows_on_and_never_fails(tally_of):
     for rows, status in ((298, "inconclusive"), (299, "pass")):
-        assert statuses(decide(DROP, build({**group("a", 5000), **group("b", rows)})))[("b",)] == status
+        assert statuses(decide(DROP, tally_of({**group("a", 5000), **group("b", rows)})))[("b",)] == status
 
 
-def test_a_missing_group_and_a_group_without_positives_are_undefined_and_block(build):
+def test_a_missing_group_and_a_group_without_positives_are_undefined_and_block(tally_of):
     for counts in (group("a", 5000), {**group("a", 5000), **group("b", 5000, label=0)}):
-        verdict = decide(DROP, build(counts))
+        verdict = decide(DROP, tally_of(counts))
         assert statuses(verdict)[("b",)] == "undefined"
         assert verdict.status == "inconclusive"
         assert "cannot be decided" in verdict.sentence
 
 
-def test_rows_of_unknown_group_block_until_there_are_enough(build):
-    verdict = decide(DROP, build({**group("a", 5000), **group("b", 5000), **group("", 3)}))
+def test_rows_of_unknown_group_block_until_there_are_enough(tally_of):
+    verdict = decide(DROP, tally_of({**group("a", 5000), **group("b", 5000), **group("", 3)}))
     assert statuses(verdict)[("unknown",)] == "inconclusive"
     assert verdict.status == "inconclusive"
 
 
-def test_levelling_down_fails_although_the_gap_shrinks(build):
+def test_levelling_down_fails_although_the_gap_shrinks(tally_of):
     counts = {**group("a", 4000, 130, 10), **group("b", 4000, 130, 10)}
     gap = Rule(metric="equal_opportunity_difference", condition="max", bound=0.05)
-    tally = build(counts)
+    tally = tally_of(counts)
     assert decide(gap, tally).status == "pass"
     assert set(statuses(decide(DROP, tally)).values()) == {"fail"}
 
 
-def test_increases_are_the_mirror_of_drops(build):
-    tally = build({**group("a", 3000, 0, 0, label=0), **group("b", 3000, 90, 0, label=0)})
+def test_increases_are_the_mirror_of_drops(tally_of):
+    tally = tally_of({**group("a", 3000, 0, 0, label=0), **group("b", 3000, 90, 0, label=0)})
     rise = Rule(metric="false_positive_rate", condition="max_increase", bound=0.01, against="dense")
     fall = Rule(metric="false_positive_rate", condition="max_drop", bound=0.01, against="dense")
     assert statuses(decide(rise, tally))[("b",)] == "fail"
@@ -144,9 +144,9 @@ def test_increases_are_the_mirror_of_drops(build):
 
 
 @pytest.mark.parametrize(("right", "status"), [(940, "pass"), (905, "inconclusive"), (860, "fail")])
-def test_worst_group_accuracy_is_decided_by_the_exact_bound(build, right, status):
+def test_worst_group_accuracy_is_decided_by_the_exact_bound(tally_of, right, status):
     rule = Rule(metric="worst_group_accuracy", condition="min", bound=0.9)
-    verdict = decide(rule, build({**group("a", 1000), **group("b", 1000, lost=1000 - right)}))
+    verdict = decide(rule, tally_of({**group("a", 1000), **group("b", 1000, lost=1000 - right)}))
     assert statuses(verdict) == {("a",): "pass", ("b",): status}
     assert verdict.status == status
     cell = verdict.cells[1]
@@ -155,30 +155,30 @@ def test_worst_group_accuracy_is_decided_by_the_exact_bound(build, right, status
     assert f"of g b is {right / 10} %" in cell.reason
 
 
-def test_an_average_does_not_hide_a_group(build):
+def test_an_average_does_not_hide_a_group(tally_of):
     rule = Rule(metric="accuracy", condition="min", bound=0.9)
-    verdict = decide(rule, build({**group("a", 9000), **group("b", 300, lost=100)}))
+    verdict = decide(rule, tally_of({**group("a", 9000), **group("b", 300, lost=100)}))
     assert statuses(verdict) == {(): "pass", ("a",): "pass", ("b",): "fail"}
     assert verdict.status == "fail"
 
 
-def test_a_max_on_a_rate_needs_the_upper_bound(build):
+def test_a_max_on_a_rate_needs_the_upper_bound(tally_of):
     rule = Rule(metric="false_positive_rate", condition="max", bound=0.1)
     for wrong, status in ((20, "pass"), (95, "inconclusive"), (150, "fail")):
-        tally = build({**group("a", 1000, label=0), **group("b", 1000, lost=wrong, label=0)})
+        tally = tally_of({**group("a", 1000, label=0), **group("b", 1000, lost=wrong, label=0)})
         assert statuses(decide(rule, tally))[("b",)] == status
 
 
-def test_flips_are_gated_on_their_bound(build):
+def test_flips_are_gated_on_their_bound(tally_of):
     rule = Rule(metric="flip_rate_to_negative", condition="max", bound=0.02, against="dense")
-    tally = build({**group("a", 1000, 5, 50), **group("b", 1000, 40, 0)})
+    tally = tally_of({**group("a", 1000, 5, 50), **group("b", 1000, 40, 0)})
     assert statuses(decide(rule, tally)) == {(): "inconclusive", ("a",): "pass", ("b",): "fail"}
 
 
 @pytest.mark.parametrize(("lost", "status"), [(10, "pass"), (100, "inconclusive"), (300, "fail")])
-def test_a_gap_is_decided_by_its_simultaneous_interval(build, lost, status):
+def test_a_gap_is_decided_by_its_simultaneous_interval(tally_of, lost, status):
     rule = Rule(metric="equal_opportunity_difference", condition="max", bound=0.1)
-    verdict = decide(rule, build({**group("a", 1000), **group("b", 1000, lost)}))
+    verdict = decide(rule, tally_of({**group("a", 1000), **group("b", 1000, lost)}))
     (cell,) = verdict.cells
     assert (cell.status, cell.group, cell.n) == (status, {"g": "*"}, 1000)
     assert cell.value == pytest.approx(lost / 1000)
@@ -190,22 +190,22 @@ def test_a_gap_is_decided_by_its_simultaneous_interval(build, lost, status):
     [group("a", 900), {**group("a", 900), **group("b", 900, label=0)}],
     ids=["missing group", "group without positives"],
 )
-def test_a_gap_over_a_group_without_denominator_is_undefined(build, counts):
-    verdict = decide(Rule(metric="equal_opportunity_difference", condition="max", bound=0.5), build(counts))
+def test_a_gap_over_a_group_without_denominator_is_undefined(tally_of, counts):
+    verdict = decide(Rule(metric="equal_opportunity_difference", condition="max", bound=0.5), tally_of(counts))
     assert verdict.cells[0].status == "undefined"
     assert verdict.status == "inconclusive"
 
 
-def test_one_group_only_has_no_gap(build):
+def test_one_group_only_has_no_gap(tally_of):
     verdict = decide(
-        Rule(metric="accuracy_difference", condition="max", bound=0.5), build(group("a", 900), levels=("a",))
+        Rule(metric="accuracy_difference", condition="max", bound=0.5), tally_of(group("a", 900), levels=("a",))
     )
     assert verdict.cells[0].status == "undefined"
 
 
-def test_all_predictions_equal_do_not_pass(build):
+def test_all_predictions_equal_do_not_pass(tally_of):
     """Everyone is refused: no gap at all, and a true positive rate of 0."""
-    tally = build({("a", 1, 1, 0): 900, ("b", 1, 1, 0): 900, ("a", 0, 0, 0): 900, ("b", 0, 0, 0): 900})
+    tally = tally_of({("a", 1, 1, 0): 900, ("b", 1, 1, 0): 900, ("a", 0, 0, 0): 900, ("b", 0, 0, 0): 900})
     assert decide(DROP, tally).status == "fail"
     assert decide(Rule(metric="worst_group_accuracy", condition="min", bound=0.6), tally).status == "fail"
 
@@ -261,22 +261,22 @@ def test_size_and_memory_are_exact_and_missing_ones_block():
      ("simulated", DROP.model_copy(update={"level": "simulated"}), "pass"),
      (None, DROP.model_copy(update={"level": "simulated"}), "inconclusive")],
 )  # fmt: skip
-def test_evidence_below_the_least_level_is_a_forecast(build, level, rule, status):
-    tally = build({**group("a", 2000), **group("b", 2000)})
+def test_evidence_below_the_least_level_is_a_forecast(tally_of, level, rule, status):
+    tally = tally_of({**group("a", 2000), **group("b", 2000)})
     verdict = decide(rule, tally, level=level, latencies_ms=np.ones(500))
     assert verdict.status == status
     assert {cell.forecast for cell in verdict.cells} == {"pass" if status == "inconclusive" else None}
 
 
-def test_a_failure_at_too_low_a_level_is_forecast_too(build):
-    verdict = decide(DROP, build({**group("a", 2000), **group("b", 2000, 100)}), level="simulated")
+def test_a_failure_at_too_low_a_level_is_forecast_too(tally_of):
+    verdict = decide(DROP, tally_of({**group("a", 2000), **group("b", 2000, 100)}), level="simulated")
     assert verdict.status == "inconclusive"
     assert verdict.cells[2].forecast == "fail"
     assert "needs at least emulated" in verdict.cells[2].reason
 
 
-def test_a_crashed_target_is_inconclusive_with_its_last_words(build):
-    tally = build({**group("a", 2000), **group("b", 2000)})
+def test_a_crashed_target_is_inconclusive_with_its_last_words(tally_of):
+    tally = tally_of({**group("a", 2000), **group("b", 2000)})
     verdict = decide(DROP, tally, failure="the runtime crashed: SIGILL", level="compiled")
     assert verdict.status == "inconclusive"
     assert "SIGILL" in verdict.sentence
@@ -286,23 +286,23 @@ def test_a_crashed_target_is_inconclusive_with_its_last_words(build):
     )
 
 
-def test_a_reference_that_was_not_run_is_inconclusive(build):
+def test_a_reference_that_was_not_run_is_inconclusive(tally_of):
     rule = DROP.model_copy(update={"against": "compact"})
-    verdict = decide(rule, build({**group("a", 2000), **group("b", 2000)}))
+    verdict = decide(rule, tally_of({**group("a", 2000), **group("b", 2000)}))
     assert verdict.status == "inconclusive"
     assert "compact" in verdict.sentence
     assert decide(DROP).status == "inconclusive"
-    assert decide(DROP, build({})).status == "inconclusive"
+    assert decide(DROP, tally_of({})).status == "inconclusive"
 
 
-def test_an_empty_rule_list_never_passes(build):
-    verdict = gate(evidence_of(build(group("a", 2000))), Gates(rules=()))
+def test_an_empty_rule_list_never_passes(tally_of):
+    verdict = gate(evidence_of(tally_of(group("a", 2000))), Gates(rules=()))
     assert verdict.status == "inconclusive"
     assert "nothing was shown" in verdict.sentence
 
 
-def test_rules_that_are_only_reported_do_not_decide_but_cannot_pass_alone(build):
-    tally = build({**group("a", 2000), **group("b", 2000, 100)})
+def test_rules_that_are_only_reported_do_not_decide_but_cannot_pass_alone(tally_of):
+    tally = tally_of({**group("a", 2000), **group("b", 2000, 100)})
     reported = DROP.model_copy(update={"required": False})
     assert decide(reported, tally).status == "inconclusive"
     holds = Rule(metric="accuracy", condition="min", bound=0.9)
@@ -311,32 +311,32 @@ def test_rules_that_are_only_reported_do_not_decide_but_cannot_pass_alone(build)
     assert "fail" in {cell.status for cell in verdict.cells if not cell.required}
 
 
-def test_one_failing_rule_decides_over_others(build):
-    tally = build({**group("a", 2000), **group("b", 2000, 100)})
+def test_one_failing_rule_decides_over_others(tally_of):
+    tally = tally_of({**group("a", 2000), **group("b", 2000, 100)})
     rules = (DROP, Rule(metric="latency_p90_ms", condition="max", bound=5))
     assert gate(evidence_of(tally), Gates(rules=rules)).status == "fail"
 
 
-def test_the_tally_of_another_artifact_is_refused(build):
-    evidence = evidence_of(build({**group("a", 2000), **group("b", 2000, 100)}))
-    swapped = Evidence(evidence.record, {"dense": build({**group("a", 2000), **group("b", 2000)})})
+def test_the_tally_of_another_artifact_is_refused(tally_of):
+    evidence = evidence_of(tally_of({**group("a", 2000), **group("b", 2000, 100)}))
+    swapped = Evidence(evidence.record, {"dense": tally_of({**group("a", 2000), **group("b", 2000)})})
     for tallies in (swapped, Evidence(evidence.record, {})):
         with pytest.raises(IntegrityError, match="not those that the evidence was made from"):
             gate(tallies, Gates(rules=(DROP,)))
 
 
-def test_two_class_metrics_on_many_classes_are_refused(build):
-    tally = build({("a", 2, 2, 2): 3, ("b", 0, 0, 0): 3}, classes=("x", "y", "z"))
+def test_two_class_metrics_on_many_classes_are_refused(tally_of):
+    tally = tally_of({("a", 2, 2, 2): 3, ("b", 0, 0, 0): 3}, classes=("x", "y", "z"))
     with pytest.raises(ConfigError, match="needs two classes"):
         decide(DROP, tally)
 
 
-def test_the_same_evidence_and_gates_give_the_same_bytes(build):
+def test_the_same_evidence_and_gates_give_the_same_bytes(tally_of):
     counts = {**group("a", 500, 9, 3), **group("b", 400, 5, 5)}
     gap = Rule(metric="equal_opportunity_difference", condition="max", bound=0.03)
-    first, again = (gate(evidence_of(build(counts)), Gates(rules=(DROP, gap))) for _ in range(2))
+    first, again = (gate(evidence_of(tally_of(counts)), Gates(rules=(DROP, gap))) for _ in range(2))
     assert first.digest == again.digest
-    assert first.evidence_digest == evidence_of(build(counts)).record.digest
+    assert first.evidence_digest == evidence_of(tally_of(counts)).record.digest
 
 
 def clustered(icc, seed=0):
@@ -388,7 +388,7 @@ def in_clusters(rows, per_cluster, flips=0):
     )
 
 
-def test_rows_of_the_references_own_file_count_as_independent(build):
+def test_rows_of_the_references_own_file_count_as_independent(tally_of):
     """The rows of one person cannot flip together where nothing can flip; still, enough rows are needed."""
     many, few = in_clusters(800, 20), in_clusters(29, 1)
     assert statuses(decide(DROP, many))[("a",)] == "inconclusive"
@@ -404,7 +404,7 @@ def test_one_flip_takes_that_back():
     assert gate(forged, Gates(rules=(DROP,))).cells == gate(honest, Gates(rules=(DROP,))).cells
 
 
-def test_evidence_that_claims_the_references_own_file_against_its_tally_does_not_pass(build):
-    honest = evidence_of(build({**group("a", 2000), **group("b", 2000, 100)}))
+def test_evidence_that_claims_the_references_own_file_against_its_tally_does_not_pass(tally_of):
+    honest = evidence_of(tally_of({**group("a", 2000), **group("b", 2000, 100)}))
     forged = Evidence(honest.record.model_copy(update={"identical_to": ("dense",)}), honest.tallies)
     assert gate(forged, Gates(rules=(DROP,))).status == "fail"
