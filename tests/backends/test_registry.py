@@ -83,7 +83,7 @@ def test_tensorrt_neither_compiles_nor_lints_here_and_says_what_to_do(tmp_path):
     write_network(tmp_path / "model.onnx")
     capability = backends.load("tensorrt").capability()
     assert "run" not in capability.can
-    assert "measure on the device itself" in capability.mend
+    assert "trtexec --onnx=model.onnx --stronglyTyped" in capability.mend
     with pytest.raises(BackendUnavailable, match="built and run on the device"):
         compile_artifact("tensorrt", tmp_path / "model.onnx", "int8", tmp_path / "out")
     if "lint" not in capability.can:
