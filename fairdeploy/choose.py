@@ -66,7 +66,7 @@ def choose(
             seed=0,
         )
         status: Status = gate(evidence, gates).status if gates.rules else "pass"
-        judged.append((one, status, _record(one, evidence, float(np.median(latencies)))))
+        judged.append((one, status, _record(one, evidence, float(np.median(latencies.samples_ms)))))
     best = min(ORDER.index(status) for _, status, _ in judged)
     feasible = [(one, record) for one, status, record in judged if ORDER.index(status) == best]
     if ORDER[best] == "pass":

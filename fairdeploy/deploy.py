@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fairdeploy import __version__, backends, calibrate
 from fairdeploy.backends import Backend, check_precision
@@ -23,7 +22,7 @@ from fairdeploy.errors import BackendError, TargetError
 from fairdeploy.evidence import Evidence, judge
 from fairdeploy.evidence.records import Level, StageName
 from fairdeploy.gates import Gates, Verdict, gate
-from fairdeploy.measure import Meter, Model, Predictions
+from fairdeploy.measure import Latencies, Meter, Model, Predictions
 from fairdeploy.model import ModelSpec
 from fairdeploy.records import digest, file_digest
 from fairdeploy.store import Kept, Store
@@ -226,7 +225,6 @@ class Deployment:
             "level_mend": backend.capability().mend if simulated else "",
             "runtime": deployed.run.runtime,
             "realised_precision": deployed.run.realised_precision,
-            "peak_memory_mb": None if simulated else deployed.run.peak_memory_mb,
             "identical_to": tuple(name for name, one in references.items() if self._is(name, one, model, deployed)),
             "tallies": {name: self.meter.tally(evaluate, one, deployed) for name, one in references.items()},
             "stages": {name: self.meter.tally(evaluate, references["dense"], one) for name, one in stages.items()},
@@ -244,14 +242,16 @@ class Deployment:
     def _latencies(self, target: Target, model: Model, place: Device) -> dict[str, Any]:
         rows, measure = self.splits["calibrate"], target.measure
 
-        def latency(one: Model, of: str) -> NDArray[np.float64]:
+        def latency(one: Model, of: str) -> Latencies:
             return self.meter.latency(one, rows, device=place, measure=measure, of=of)
 
         files = {"dense": self.references.dense, "compact": self.references.compact} if place.is_host else {}
+        own = latency(model, target.id)
         return {
-            "latencies_ms": latency(model, target.id),
+            "latencies_ms": own.samples_ms,
+            "peak_memory_mb": own.run.peak_memory_mb,
             "reference_latencies_ms": {
-                name: latency(Model.onnx(file), f"{name} reference") for name, file in files.items()
+                name: latency(Model.onnx(file), f"{name} reference").samples_ms for name, file in files.items()
             },
         }
 

@@ -60,6 +60,14 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Latencies:
+    """Single-stream latencies [runs] in milliseconds, and how they were measured."""
+
+    samples_ms: NDArray[np.float64]
+    run: Run
+
+
+@dataclass(frozen=True)
 class Meter:
     """Measures models on one split with one spec.
 
@@ -86,13 +94,10 @@ class Meter:
         kept = self._run("predictions", model, split, Measure(), device, of)
         return Predictions(np.load(kept.folder / "probabilities.npy", allow_pickle=False), _run(kept))
 
-    def latency(
-        self, model: Model, split: StoredSplit, *, device: Device, measure: Measure, of: str
-    ) -> NDArray[np.float64]:
+    def latency(self, model: Model, split: StoredSplit, *, device: Device, measure: Measure, of: str) -> Latencies:
         """Return single-stream latencies [runs] in milliseconds, after a warm-up, on rows of a split."""
         kept = self._run("latency", model, split, measure, device, of)
-        latencies: NDArray[np.float64] = np.load(kept.folder / "latencies_ms.npy", allow_pickle=False)
-        return latencies
+        return Latencies(np.load(kept.folder / "latencies_ms.npy", allow_pickle=False), _run(kept))
 
     def tally(self, split: StoredSplit, reference: Predictions, deployed: Predictions) -> Tally:
         """Count a model's predictions on a split, paired with a reference's."""

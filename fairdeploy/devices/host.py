@@ -111,5 +111,5 @@ def _read(folder: Path, job: Job, ended: Ended) -> Result:
         facts=DeviceFacts.model_validate(result["facts"]),
         runtime=result["runtime"],
         realised_precision=result["realised_precision"],
-        peak_memory_mb=ended.peak_memory_mb,
+        peak_memory_mb=round(result["peak_memory_mb"], 1),
     )

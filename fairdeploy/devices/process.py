@@ -27,14 +27,11 @@ class Ended:
     timed_out : bool
     last_words : str
         The end of what it wrote to stdout and stderr.
-    peak_memory_mb : float
-        Largest resident set, in MiB.
     """
 
     returncode: int
     timed_out: bool
     last_words: str
-    peak_memory_mb: float
 
     def describe(self) -> str:
         """Say in words how it ended."""
@@ -76,7 +73,7 @@ def run_limited(command: Sequence[str], folder: Path, *, threads: int, timeout_s
         timer = threading.Timer(timeout_s, kill)
         try:
             timer.start()
-            _, status, usage = os.wait4(child.pid, 0)
+            _, status = os.waitpid(child.pid, 0)
         except BaseException:
             _kill_group(child.pid)
             child.wait()
@@ -87,7 +84,7 @@ def run_limited(command: Sequence[str], folder: Path, *, threads: int, timeout_s
         size = said.seek(0, os.SEEK_END)
         said.seek(max(0, size - TAIL_BYTES))
         last_words = " ".join(said.read().decode("utf-8", "replace").split())
-    return Ended(child.returncode, timed_out.is_set(), last_words, usage.ru_maxrss / 1024)
+    return Ended(child.returncode, timed_out.is_set(), last_words)
 
 
 def _kill_group(leader: int) -> None:

@@ -159,6 +159,7 @@ def run_job(folder: Path) -> dict[str, Any]:
             "output_sha256": sha256(folder / "output.npy"),
             "realised_precision": session.realised_precision(),
             "runtime": session.runtime(),
+            "peak_memory_mb": peak_memory_mb(),
         }
 
 
@@ -196,6 +197,20 @@ def _time(session: Any, job: Mapping[str, Any], arrays: Mapping[str, Any], out: 
         took_ns[run] = time.perf_counter_ns() - started
     gc.enable()
     np.save(str(out), took_ns / 1e6)
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident set of this process so far, in MiB.
+
+    Not `getrusage`, whose figure Linux carries over from the parent through fork and exec.
+    """
+    try:
+        status = Path("/proc/self/status").read_text("utf-8")
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
 
 
 def limit_process(limits: Mapping[str, Any]) -> None:

@@ -217,6 +217,13 @@ def test_an_interrupt_kills_the_child(job):
     assert not set(killed) & set(children_of(os.getpid()))
 
 
+def test_peak_memory_is_the_runners_own(job):
+    """Linux hands a child its parent's `ru_maxrss`: a parent of 600 MB must not show."""
+    ballast = np.ones(600 * 2**20 // 8)
+    assert 10 < HostDevice().run(job).peak_memory_mb < 400
+    assert ballast.all()
+
+
 def test_the_device_key_tells_machines_apart(monkeypatch):
     here = HostDevice().key()
     assert here == HostDevice().key()
