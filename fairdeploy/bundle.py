@@ -87,7 +87,7 @@ class StationTime(Record):
     cached: bool
 
 
-class Decision(Record):
+class LogEntry(Record):
     """One entry of the decision log: what was decided, on which split, and why."""
 
     station: str
@@ -96,7 +96,11 @@ class Decision(Record):
 
 
 class BuildRecord(Record):
-    """What all targets of one build share."""
+    """What all targets of one build share.
+
+    `attempts` counts the builds that were judged on this very evaluate split in this project's folder, `gate_sets`
+    the different sets of gates that they were judged under.
+    """
 
     schema_version: Literal[1] = 1
     build_id: str
@@ -112,9 +116,10 @@ class BuildRecord(Record):
     dense_size_bytes: int
     compact_size_bytes: int
     group_counts: tuple[GroupCount, ...]
-    decisions: tuple[Decision, ...]
+    decisions: tuple[LogEntry, ...]
     times: tuple[StationTime, ...]
     attempts: int
+    gate_sets: int
     machine: dict[str, str]
     versions: dict[str, str]
     targets: tuple[str, ...]

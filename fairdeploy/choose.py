@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairdeploy.bundle import CandidateRecord, Decision
+from fairdeploy.bundle import CandidateRecord, LogEntry
 from fairdeploy.candidates import Candidate
 from fairdeploy.data import StoredSplit
 from fairdeploy.devices import Device
@@ -26,7 +26,7 @@ class Choice:
 
     candidate: Candidate
     records: tuple[CandidateRecord, ...]
-    decisions: tuple[Decision, ...]
+    decisions: tuple[LogEntry, ...]
 
 
 def choose(
@@ -79,7 +79,7 @@ def choose(
         record.model_copy(update={"chosen": one is chosen, "reason": why if one is chosen else f"on tune: {status}"})
         for one, status, record in judged
     )
-    return Choice(chosen, records, (Decision(station="choose", decision=chosen.name, reason=why),))
+    return Choice(chosen, records, (LogEntry(station="choose", decision=chosen.name, reason=why),))
 
 
 def _record(one: Candidate, evidence: Evidence, latency_p50_ms: float) -> CandidateRecord:

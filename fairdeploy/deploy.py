@@ -13,7 +13,7 @@ import numpy as np
 
 from fairdeploy import __version__, backends, calibrate
 from fairdeploy.backends import Backend, check_precision
-from fairdeploy.bundle import BuildRecord, Decision, seal
+from fairdeploy.bundle import BuildRecord, LogEntry, seal
 from fairdeploy.data import StoredSplit
 from fairdeploy.devices import Device
 from fairdeploy.devices.level import level as evidence_level
@@ -58,9 +58,9 @@ class Outcome:
     fake: bool
 
     @property
-    def decision(self) -> Decision:
+    def decision(self) -> LogEntry:
         """The log's entry."""
-        return Decision(station=f"gate[{self.target.id}]", decision=self.verdict.status, reason=self.verdict.sentence)
+        return LogEntry(station=f"gate[{self.target.id}]", decision=self.verdict.status, reason=self.verdict.sentence)
 
     def seal(self, folder: Path, build: BuildRecord) -> None:
         """Write the bundle."""
@@ -110,6 +110,7 @@ class Deployment:
         Predictions of the evaluate split at the stages before the targets.
     """
 
+    folder: Path
     store: Store
     meter: Meter
     seed: int
@@ -125,7 +126,9 @@ class Deployment:
         try:
             backend = backends.load(target.runtime.backend)
             artifact = self.compile(target, backend)
-            facts |= {"artifact_digest": artifact.model.digest, "size_bytes": _size_bytes(artifact.model.file)}
+            facts |= {"artifact_digest": artifact.model.digest}
+            if target.build.on == "host" or device is not None:  # an engine that is built there has no size here
+                facts |= {"size_bytes": _size_bytes(artifact.model.file)}
             facts |= self._measure(target, backend, artifact, device)
         except TargetError as error:
             facts["failure"] = str(error)
@@ -177,7 +180,7 @@ class Deployment:
         )
 
     def _quantise(self, target: Target, backend: Backend) -> Kept:
-        recipe = calibrate.load_recipe(target.quantization.calibration)
+        recipe = calibrate.load_recipe(target.quantization.calibration, self.folder)
         rows, spec = self.splits["calibrate"], self.meter.spec
 
         def produce(out: Path) -> None:
@@ -211,7 +214,8 @@ class Deployment:
             model = Model(model.file, model.digest, backend.simulator, model.precision)
         deployed = self.meter.predict(model, evaluate, device=place, of=target.id)
         check_precision(target.build.precision, deployed.run.realised_precision)
-        level, reason = evidence_level(target, deployed.run.facts, is_host=place.is_host, simulated=simulated)
+        run = deployed.run
+        level, reason = evidence_level(target, run.facts, run.runtime, is_host=place.is_host, simulated=simulated)
         stages: dict[StageName, Predictions] = dict(self.stages)
         if artifact.quantised:
             stages["quantised"] = self.meter.predict(
@@ -257,8 +261,10 @@ class Deployment:
 
 
 def _parts(main: Path) -> list[Path]:
-    """Return all files of an artifact; a runtime may spread one over files of one stem (model.xml, model.bin)."""
-    return sorted(file for file in main.parent.glob(f"{main.stem}.*") if file.is_file())
+    """Return all files of an artifact: OpenVINO's model.xml has its weights in model.bin."""
+    return [
+        file for file in (main, main.with_suffix(".bin")) if file.is_file() and (file == main or main.suffix == ".xml")
+    ]
 
 
 def _size_bytes(main: Path) -> int:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
+from fairdeploy import __version__
 from fairdeploy.candidates import Candidate, Networks
 from fairdeploy.choose import Choice, choose
 from fairdeploy.data import SPLITS, Split, StoredSplit, check_overlap, load_splits, materialise
@@ -101,6 +104,7 @@ class Line:
                 source=project.data.model_dump(mode="json"),
                 groups=project.groups.model_dump(mode="json"),
                 spec=project.spec.digest,
+                versions={"fairdeploy": __version__, "numpy": np.__version__},
             )
             made[name] = StoredSplit.load(kept.folder)
         others = {name: split for name, split in made.items() if name != "evaluate"}
@@ -138,7 +142,7 @@ class Line:
         self, splits: dict[str, StoredSplit], references: References, stages: dict[StageName, Predictions]
     ) -> Deployment:
         """Return what the targets share, from given references."""
-        return Deployment(self.store, self.meter, self.project.seed, self.host, splits, references, stages)
+        return Deployment(self.folder, self.store, self.meter, self.project.seed, self.host, splits, references, stages)
 
     def references(self, dense: Path, compact: Path, evaluate: StoredSplit) -> References:
         """Predict the evaluate split with the two references, in ONNX Runtime on this host."""

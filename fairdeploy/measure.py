@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairdeploy import backends
 from fairdeploy.data import Rows, StoredSplit
 from fairdeploy.devices import Device, DeviceFacts, Job
+from fairdeploy.devices.package import build_zipapp
 from fairdeploy.evidence import Schema, Tally
 from fairdeploy.model import ModelSpec
 from fairdeploy.project import Groups
-from fairdeploy.records import Record, file_digest
+from fairdeploy.records import Record, digest, file_digest
 from fairdeploy.store import Kept, Store
 from fairdeploy.target import Measure
 
@@ -159,7 +162,14 @@ class Meter:
             data=split.fingerprint,
             measure=measure.digest,
             device=device.key(),
+            runner=_runner_digest(model.backend),
         )
+
+
+def _runner_digest(name: str) -> str:
+    """Digest of what computes a run's numbers here: the runner, the backend's file, its runtime's version."""
+    backend = backends.load(name)
+    return digest([sha256(build_zipapp(backend)).hexdigest(), backend.capability().version])
 
 
 def _run(kept: Kept) -> Run:

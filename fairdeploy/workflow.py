@@ -106,10 +106,10 @@ def _seal_build(
     }
     build_id = digest(parts)[:12]
     place = line.folder / BUILDS / build_id
-    attempts = _count_attempt(line.folder, build_id, outcomes)
+    attempts, gate_sets = _count_looks(line.folder, build_id, outcomes)
     if not (place / "build.json").is_file():
         record = _record(line, splits, references, choice, outcomes).model_copy(
-            update={"build_id": build_id, "attempts": attempts}
+            update={"build_id": build_id, "attempts": attempts, "gate_sets": gate_sets}
         )
         place.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=place.parent, prefix=".sealing-"))
@@ -137,6 +137,7 @@ def _record(
     return BuildRecord(
         build_id="",
         attempts=0,
+        gate_sets=0,
         project=project.name,
         fairdeploy_version=__version__,
         seed=project.seed,
@@ -174,16 +175,20 @@ def _times(line: Line) -> tuple[StationTime, ...]:
     return tuple(StationTime(station=kept.label, seconds=kept.seconds, cached=kept.cached) for kept in first.values())
 
 
-def _count_attempt(folder: Path, build_id: str, outcomes: list[Outcome]) -> int:
-    """Note this look at the evaluate split, and return how many different ones there were."""
+def _count_looks(folder: Path, build_id: str, outcomes: list[Outcome]) -> tuple[int, int]:
+    """Note this look at the evaluate split; return how many builds and how many sets of gates it has seen here."""
     log = folder / STATE / "attempts.jsonl"
     lines = log.read_text().splitlines() if log.is_file() else []
+    data = outcomes[0].evidence.record.data_fingerprint
+    gates = {one.target.id: one.gates.digest for one in outcomes}
+    verdicts = {one.target.id: one.verdict.status for one in outcomes}
+    entry = {"build": build_id, "data": data, "gates": gates, "verdicts": verdicts}
     if not any(json.loads(line)["build"] == build_id for line in lines):
-        verdicts = {one.target.id: one.verdict.status for one in outcomes}
-        gates = {one.target.id: one.gates.digest for one in outcomes}
-        lines.append(json.dumps({"build": build_id, "gates": gates, "verdicts": verdicts}, sort_keys=True))
+        lines.append(json.dumps(entry, sort_keys=True))
         write_atomic(log, ("\n".join(lines) + "\n").encode())
-    return len(lines)
+    looks = [look for look in map(json.loads, lines) if look["data"] == data]
+    sets = {target: {look["gates"].get(target) for look in looks} - {None} for target in gates}
+    return len(looks), max(len(one) for one in sets.values())
 
 
 def _point_latest(place: Path) -> None:

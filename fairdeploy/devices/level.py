@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fairdeploy.devices.base import DeviceFacts
 from fairdeploy.evidence.records import Level
 from fairdeploy.target import Hardware, Target
@@ -10,7 +12,9 @@ from fairdeploy.target import Hardware, Target
 MEMORY_TOLERANCE = 0.1
 
 
-def level(target: Target, facts: DeviceFacts, *, is_host: bool, simulated: bool, ran: bool = True) -> tuple[Level, str]:
+def level(
+    target: Target, facts: DeviceFacts, runtime: Mapping[str, str], *, is_host: bool, simulated: bool
+) -> tuple[Level, str]:
     """Return how much evidence from a run says about a target, and why in one sentence.
 
     Parameters
@@ -18,23 +22,24 @@ def level(target: Target, facts: DeviceFacts, *, is_host: bool, simulated: bool,
     target : Target
     facts : DeviceFacts
         What the runner read.
+    runtime : mapping of str to str
+        The runtime's name and version, as the runner read them.
     is_host : bool
         Whether it ran on the machine that runs fairdeploy.
     simulated : bool
         Whether another runtime than the target's ran it.
-    ran : bool
-        False when the artifact was built and never run.
 
     Returns
     -------
-    level : {"device", "emulated", "proxy", "simulated", "compiled"}
+    level : {"device", "emulated", "proxy", "simulated"}
     reason : str
     """
     backend = target.runtime.backend
-    if not ran:
-        return "compiled", f"the artifact was built for {target.id} and has not been run"
     if simulated:
         return "simulated", f"another runtime than {backend} ran the network, on {_name(facts)}"
+    wanted, ran = target.runtime.version, runtime.get("version", "unknown")
+    if wanted and not f"{ran}.".startswith(f"{wanted}."):
+        return "proxy", f"{backend} {ran} ran the network, but {target.id} asks for version {wanted}"
     if target.hardware.this_host:
         if is_host:
             return "device", f"{target.id} is the machine it ran on, {_name(facts)}"

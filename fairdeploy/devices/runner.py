@@ -202,15 +202,16 @@ def _time(session: Any, job: Mapping[str, Any], arrays: Mapping[str, Any], out: 
 def peak_memory_mb() -> float:
     """Return the largest resident set of this process so far, in MiB.
 
-    Not `getrusage`, whose figure Linux carries over from the parent through fork and exec.
+    Not `getrusage` where Linux says better: its figure is carried over from the parent through fork and exec.
     """
-    try:
-        status = Path("/proc/self/status").read_text("utf-8")
-    except OSError:
-        import resource
+    status = Path("/proc/self/status")
+    lines = status.read_text("utf-8").splitlines() if status.is_file() else []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def limit_process(limits: Mapping[str, Any]) -> None:

@@ -71,6 +71,8 @@ class FakeDevice:
     seed : int
         Of the latencies.
     degrade : Degradation, optional
+    version : str
+        Version of the runtime that it is to have.
     """
 
     name = "fake-device"
@@ -85,9 +87,10 @@ class FakeDevice:
         peak_memory_mb: float = 200.0,
         seed: int = 0,
         degrade: Degradation | None = None,
+        version: str = "fake",
     ) -> None:
         self.facts, self.latency_ms, self.peak_memory_mb = facts, latency_ms, peak_memory_mb
-        self.seed, self.degrade = seed, degrade
+        self.seed, self.degrade, self.version = seed, degrade, version
 
     @classmethod
     def for_target(
@@ -110,11 +113,18 @@ class FakeDevice:
             power_mode=hardware.power_mode,
             memory_mb=hardware.memory_mb,
         )
-        return cls(facts, latency_ms=latency_ms, peak_memory_mb=peak_memory_mb, seed=seed, degrade=degrade)
+        return cls(
+            facts,
+            latency_ms=latency_ms,
+            peak_memory_mb=peak_memory_mb,
+            seed=seed,
+            degrade=degrade,
+            version=target.runtime.version or "fake",
+        )
 
     def key(self) -> dict[str, str]:
         """Identify everything that is scripted."""
-        script = [self.facts.digest, self.latency_ms, self.peak_memory_mb, self.seed]
+        script = [self.facts.digest, self.latency_ms, self.peak_memory_mb, self.seed, self.version]
         return {"fake": digest([*script, self.degrade.digest if self.degrade else None])}
 
     def run(self, job: Job) -> Result:
@@ -131,7 +141,7 @@ class FakeDevice:
             probabilities=probabilities,
             latencies_ms=latencies_ms,
             facts=self.facts,
-            runtime={"name": job.backend, "version": "fake", "ran_by": " ".join(real.runtime.values())},
+            runtime={"name": job.backend, "version": self.version, "ran_by": " ".join(real.runtime.values())},
             realised_precision=real.realised_precision,
             peak_memory_mb=self.peak_memory_mb,
         )

@@ -16,8 +16,8 @@ def target(**hardware):
     return Target(id="t", hardware=Hardware(**hardware), runtime=Runtime(backend="ort"))
 
 
-def judge(one, facts=FACTS, *, is_host=True, simulated=False, ran=True):
-    return level(one, facts, is_host=is_host, simulated=simulated, ran=ran)
+def judge(one, facts=FACTS, *, is_host=True, simulated=False, version="10.3.0"):
+    return level(one, facts, {"version": version}, is_host=is_host, simulated=simulated)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,11 @@ def test_this_host_elsewhere_is_a_proxy():
     assert judge(target(this_host=True), is_host=False)[0] == "proxy"
 
 
-def test_what_never_ran_is_compiled_whatever_the_machine():
-    assert judge(ORIN, ORIN_FACTS, ran=False)[0] == "compiled"
+@pytest.mark.parametrize(("version", "expected"), [("10.3", "device"), ("10.3.0", "device"), ("10.13.2", "proxy")])
+def test_another_version_of_the_runtime_is_a_proxy(version, expected):
+    found, reason = judge(ORIN, ORIN_FACTS, is_host=False, version=version)
+    assert found == expected
+    assert expected == "device" or "asks for version 10.3" in reason
 
 
 def test_another_runtime_is_simulated_even_on_the_target_itself():
