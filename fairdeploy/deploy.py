@@ -262,9 +262,8 @@ class Deployment:
 
 def _parts(main: Path) -> list[Path]:
     """Return all files of an artifact: OpenVINO's model.xml has its weights in model.bin."""
-    return [
-        file for file in (main, main.with_suffix(".bin")) if file.is_file() and (file == main or main.suffix == ".xml")
-    ]
+    parts = [main, main.with_suffix(".bin")] if main.suffix == ".xml" else [main]
+    return [file for file in parts if file.is_file()]
 
 
 def _size_bytes(main: Path) -> int:

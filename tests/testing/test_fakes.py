@@ -32,9 +32,9 @@ def test_facts_match_the_target_so_the_level_is_device(job):
     result = device.run(job)
     assert device.fake
     assert not device.is_host
-    assert level(JETSON, result.facts, is_host=device.is_host, simulated=False)[0] == "device"
+    assert level(JETSON, result.facts, result.runtime, is_host=device.is_host, simulated=False)[0] == "device"
     assert result.runtime["name"] == "tensorrt"
-    assert result.runtime["version"] == "fake"
+    assert result.runtime["version"] == JETSON.runtime.version
 
 
 def test_predictions_are_those_of_onnx_runtime(job):
