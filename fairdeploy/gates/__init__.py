@@ -1,11 +1,11 @@
-"""Gates: what must hold, and the verdict on each cell. A bound decides, never a point estimate.
+"""Gates: what must hold, and the verdict on each cell.
 
 `parse_gates` reads the ``gates:`` of a file into rules, `gate` holds evidence against them.
 """
 
 from fairdeploy.gates.parse import gates_of, parse_gates
 from fairdeploy.gates.records import CellVerdict, Condition, Gates, Rule, Status, Verdict
-from fairdeploy.gates.verdict import gate, worst_exit
+from fairdeploy.gates.verdict import gate, nearness, worst_exit
 
 __all__ = [
     "CellVerdict",
@@ -16,6 +16,7 @@ __all__ = [
     "Verdict",
     "gate",
     "gates_of",
+    "nearness",
     "parse_gates",
     "worst_exit",
 ]

@@ -260,8 +260,8 @@ def _measured(rule: Rule, value: float | None) -> Finding:
     if value is None:
         return _missing(rule, "it was not measured")
     status: Status = "pass" if value <= rule.bound else "fail"
-    reason = f"The {rule.words} is {value:.4g} MB (at most {rule.bound:g} allowed)."
-    return Finding({}, status, value, value, value, "MB", None, "measured", reason)
+    reason = f"The {rule.words} is {value:.4g} {rule.unit} (at most {rule.bound:g} allowed)."
+    return Finding({}, status, value, value, value, rule.unit, None, "measured", reason)
 
 
 def _decide(lower: float, upper: float, bound: float, *, at_least: bool = False) -> Status:

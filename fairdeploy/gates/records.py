@@ -13,7 +13,7 @@ from fairdeploy.records import Record
 
 Status = Literal["pass", "fail", "inconclusive", "undefined", "waived"]
 Condition = Literal["min", "max", "max_drop", "max_increase", "max_ratio"]
-Unit = Literal["rate", "ratio", "ms", "MB"]
+Unit = Literal["rate", "ratio", "ms", "MB", "MiB"]
 Kind = Literal["fairness", "latency", "size"]
 
 CHANGES: tuple[Condition, ...] = ("max_drop", "max_increase", "max_ratio")
@@ -85,7 +85,8 @@ class Rule(Record):
         """Unit of the bound."""
         if self.kind == "latency":
             return "ratio" if self.condition == "max_ratio" else "ms"
-        return "MB" if self.kind == "size" else "rate"
+        sizes: dict[str, Unit] = {"size_mb": "MB", "peak_memory_mb": "MiB"}
+        return sizes.get(self.metric, "rate")
 
     @model_validator(mode="after")
     def _condition_fits(self) -> Rule:

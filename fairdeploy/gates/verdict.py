@@ -118,7 +118,7 @@ def _sentence(record: EvidenceRecord, status: Status, cells: list[CellVerdict]) 
             f"{target} itself was not measured (evidence level: {record.level or 'none'}), so "
             f"{_checks(len(deciding))} of {len(cells)} cannot be decided; on the evidence there is, {would}."
         )
-    worst = max(deciding, key=_nearness)
+    worst = max(deciding, key=nearness)
     reason = worst.reason[0].lower() + worst.reason[1:]
     if status == "pass":
         hold = f"all {len(cells)} checks hold" if len(cells) > 1 else "the one check holds"
@@ -132,7 +132,7 @@ def _checks(count: int) -> str:
     return f"{count} check{'s' if count != 1 else ''}"
 
 
-def _nearness(cell: CellVerdict) -> float:
+def nearness(cell: CellVerdict) -> float:
     """Rank cells by how much of what is allowed they use up: by their value if failed, else by their bound."""
     decisive = cell.value if cell.status == "fail" else cell.lower if cell.condition == "min" else cell.upper
     if decisive is None:

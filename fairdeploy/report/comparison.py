@@ -47,7 +47,7 @@ def compare(bundles: Sequence[Bundle]) -> list[Row]:
     )
     for attribute in gaps:
         name = attribute.replace("_", " ")
-        rows.append(row("equalised odds difference, points", name, lambda e, a=attribute: _gap(e, a)))  # type: ignore[misc]
+        rows.append(row("equalized odds difference, points", name, lambda e, a=attribute: _gap(e, a)))  # type: ignore[misc]
     for group in [{}, *groups]:
         name = words.group_name(group)
         rows.append(row("right answers lost, gained against compact", name, lambda e, g=group: _flips(e, g)))  # type: ignore[misc]

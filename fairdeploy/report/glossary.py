@@ -10,14 +10,17 @@ TERMS = (
     ("Point", "One percentage point: from 90.0 % to 89.0 % is a fall of 1.0 points."),
     ("Change", "Deployed minus reference on the same rows, so a fall is negative. It is paired: each row is its own "
      "comparison, which makes the interval several times narrower than comparing two separate sets."),
-    ("Equalised odds difference", "The larger of the two gaps between groups: that of the true positive rate and that "
+    ("Equalized odds difference", "The larger of the two gaps between groups: that of the true positive rate and that "
      "of the false positive rate."),
     ("Worst-group accuracy", "The accuracy of the group that is served worst."),
     ("Interval", "The range of values that the evidence is compatible with, at the stated confidence. It shows how "
      "sure we are."),
-    ("Bound", "The end of a one-sided interval that decides a gate. The estimate itself never decides."),
-    ("Gate", "A rule that was written down before the evaluation: a metric, a limit, a confidence."),
-    ("Pass, Fail", "The bound lies on the allowed side of the limit, or the evidence shows that the limit is broken."),
+    ("Bound", "The end of a one-sided interval at the gate's confidence. A cell passes when its bound lies within the "
+     "limit. Sizes and memory have none: they are compared as measured."),
+    ("Gate", "A rule: a metric, a limit, a confidence. The digest of the gates says which rules were used, not "
+     "when they were written."),
+    ("Pass, Fail", "Pass: even the unfavourable bound lies within the limit. Fail: even the favourable one lies "
+     "beyond it, or a loss beyond the margin was seen that is surely no chance (exact test, Holm-adjusted)."),
     ("Not enough evidence", "The interval reaches over the limit, or the evidence is of too low a level. This is "
      "neither good nor bad; it blocks a release until there is more evidence."),
     ("Undefined", "The metric has no denominator here, as a true positive rate without positives."),
@@ -38,7 +41,7 @@ SOURCES = (
     ("Changes per group, rows lost and gained", "<target>/evidence.json", "changes"),
     ("Rates at every stage", "<target>/evidence.json", "stages"),
     ("Latency, size, realised precision, level", "<target>/evidence.json", "latency, size_bytes, realised_precision"),
-    ("The counts behind all of them", "<target>/tally-<reference>.json", "integer tables, no rows and no ids"),
+    ("The counts behind all of them", "<target>/tally-<reference>.json", "integer tables per hashed bucket"),
     ("The limits and where they were set", "<target>/gates.json", "rules"),
     ("Candidates, compaction, group counts, decisions", "build.json", "candidates, compaction, group_counts"),
 )

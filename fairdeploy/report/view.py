@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fairdeploy.bundle import Bundle
 from fairdeploy.evidence.records import Change, EvidenceRecord, Group, Rate
-from fairdeploy.gates import CellVerdict, Status
+from fairdeploy.gates import CellVerdict, Status, nearness
 from fairdeploy.report import charts, words
 from fairdeploy.report.steps import Step, next_steps, too_small
 
@@ -108,14 +108,7 @@ def worst_first(bundles: Iterable[Bundle]) -> list[Bundle]:
 
 def deciding_first(cells: Iterable[CellVerdict]) -> list[CellVerdict]:
     """Return cells with the worst verdicts first, a required one before one that is only reported, then the nearest."""
-    return sorted(cells, key=lambda cell: (words.WORST_FIRST.index(cell.status), not cell.required, -_used(cell)))
-
-
-def _used(cell: CellVerdict) -> float:
-    """Rank cells by how much of what is allowed their bound uses up; an unknown one first."""
-    if cell.condition == "min":
-        return float("inf") if cell.lower is None else -cell.lower / cell.bound
-    return float("inf") if cell.upper is None else cell.upper / cell.bound
+    return sorted(cells, key=lambda cell: (words.WORST_FIRST.index(cell.status), not cell.required, -nearness(cell)))
 
 
 def target_view(bundle: Bundle) -> TargetView:

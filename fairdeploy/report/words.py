@@ -6,12 +6,10 @@ narrow no-break space.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from fairdeploy.evidence import metrics
 from fairdeploy.evidence.records import Group, Interval, Level
 from fairdeploy.gates import CellVerdict, Status
-from fairdeploy.gates.records import LATENCY, PLAIN_WORDS
+from fairdeploy.gates.records import LATENCY, PLAIN_WORDS, Unit
 
 THIN = "\u202f"
 MINUS = "\u2212"
@@ -130,7 +128,7 @@ def size(value_bytes: int | None) -> str:
     return f"{significant(value_bytes / scale)}{THIN}{unit}"
 
 
-def quantity(value: float | None, unit: Literal["rate", "ratio", "ms", "MB"]) -> str:
+def quantity(value: float | None, unit: Unit) -> str:
     """Return a gated quantity in its unit; rates and their differences in points, without a unit."""
     if value is None:
         return NONE
@@ -142,13 +140,14 @@ def quantity(value: float | None, unit: Literal["rate", "ratio", "ms", "MB"]) ->
 
 
 def allowed(cell: CellVerdict) -> str:
-    """Say what a rule asks of a cell, as in "at most 1.0 points lower than compact"."""
+    """Say what a rule asks of a cell, as in "at least 85.0 %" or "at most 1.0 points lower than compact"."""
     bound = quantity(cell.bound, cell.unit)
     points = " points" if cell.unit == "rate" else ""
+    level = percent(cell.bound) if cell.unit == "rate" and cell.metric not in metrics.GAPS else f"{bound}{points}"
     than = f" than {cell.against}"
     return {
-        "min": f"at least {bound}{points}",
-        "max": f"at most {bound}{points}" + (f" against {cell.against}" if cell.against else ""),
+        "min": f"at least {level}",
+        "max": f"at most {level}" + (f" against {cell.against}" if cell.against else ""),
         "max_drop": f"at most {bound}{points} lower{than}",
         "max_increase": f"at most {bound}{points} higher{than}",
         "max_ratio": f"at most {number(cell.bound, 2)} times {cell.against}",
@@ -167,6 +166,13 @@ def found(cell: CellVerdict) -> str:
 def confidence(value: float) -> str:
     """Return a confidence, as in "95 %"."""
     return f"{100 * value:g}{THIN}%"
+
+
+def looks(attempts: int, gate_sets: int) -> str:
+    """Say how often an evaluate split was looked at, and under how many different sets of gates."""
+    builds = "1 build was" if attempts == 1 else f"{count(attempts)} builds were"
+    sets = "one set" if gate_sets == 1 else f"{count(gate_sets)} different sets"
+    return f"{builds} judged on this evaluate split in this folder, under {sets} of gates"
 
 
 def precision(layers: dict[str, int]) -> str:

@@ -16,9 +16,9 @@ from fairdeploy.bundle import (
     Bundle,
     CandidateRecord,
     CompactionRecord,
-    Decision,
     GroupCount,
     LayerWidths,
+    LogEntry,
     Manifest,
     StationTime,
     seal,
@@ -194,10 +194,10 @@ def record(targets: tuple[str, ...], attribute: str = "skin_tone") -> BuildRecor
         export_max_difference=2.1e-6, dense_size_bytes=318_204, compact_size_bytes=131_877,
         group_counts=tuple(GroupCount(split=split, attribute=attribute, level=tone, rows=n // 5)
                            for split, n in rows.items() for tone in TONES),
-        decisions=(Decision(station="choose", decision="keep 50 % of the MACs", reason="smallest within 1.0 points"),
-                   Decision(station="calibrate", decision="500 rows", reason="recipe group-balanced")),
+        decisions=(LogEntry(station="choose", decision="keep 50 % of the MACs", reason="smallest within 1.0 points"),
+                   LogEntry(station="calibrate", decision="500 rows", reason="recipe group-balanced")),
         times=tuple(StationTime(station=name, seconds=s, cached=name == "data") for name, s in stations.items()),
-        attempts=3, machine={"cpu": "x86-64, 2 cores", "system": "Linux"},
+        attempts=3, gate_sets=2, machine={"cpu": "x86-64, 2 cores", "system": "Linux"},
         versions={"onnxruntime": "1.23.2", "openvino": "2025.4"}, targets=targets,
     )  # fmt: skip
 

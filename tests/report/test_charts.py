@@ -123,6 +123,7 @@ def test_numbers_read_as_promised() -> None:
 
 
 def test_cells_read_in_plain_words() -> None:
+    thin = words.THIN
     assert words.cell_name(_cell()) == "true positive rate, skin tone VI"
     assert words.allowed(_cell()) == "at most 2.0 points lower than dense"
     assert words.found(_cell()) == "3.1 (2.2 to 4.0)"
@@ -135,4 +136,18 @@ def test_cells_read_in_plain_words() -> None:
     assert words.allowed(ratio) == "at most 0.90 times dense"
     assert words.found(ratio) == "0.50 (– to 0.60)"
     assert words.allowed(_cell(condition="max_increase")) == "at most 2.0 points higher than dense"
-    assert words.allowed(_cell(condition="min", against=None)) == "at least 2.0 points"
+    at_least = _cell(metric="worst_group_accuracy", condition="min", against=None, bound=0.85)
+    assert words.allowed(at_least) == f"at least 85.0{thin}%"
+    assert words.allowed(_cell(metric="flip_rate", condition="max", bound=0.03)) == (
+        f"at most 3.0{thin}% against dense"
+    )
+    gap = _cell(metric="equalized_odds_difference", condition="max", against=None, bound=0.1)
+    assert words.allowed(gap) == "at most 10.0 points"
+    memory = _cell(metric="peak_memory_mb", condition="max", against=None, group={}, unit="MiB", bound=64, value=61.5)
+    assert words.allowed(memory) == f"at most 64.0{thin}MiB"
+
+
+def test_looks_at_the_evaluate_split_are_counted_in_words() -> None:
+    here = "judged on this evaluate split in this folder"
+    assert words.looks(1, 1) == f"1 build was {here}, under one set of gates"
+    assert words.looks(3, 2) == f"3 builds were {here}, under 2 different sets of gates"

@@ -12,7 +12,9 @@ import pytest
 
 from fairdeploy.bundle import BuildRecord, Bundle
 from fairdeploy.errors import ConfigError, IntegrityError
+from fairdeploy.gates import Rule
 from fairdeploy.report import render_html, words, write_html
+from fairdeploy.report.view import deciding_first
 
 Build = tuple[BuildRecord, list[Bundle]]
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -138,9 +140,20 @@ def test_shows_the_numbers_of_the_records(kiosk: Build) -> None:
         for known in (bundle.verdict.gates_digest, bundle.verdict.evidence_digest, bundle.evidence.data_fingerprint):
             assert known in tree.text
     assert build.data_note in tree.text
-    assert f"attempt {build.attempts}" in tree.text
+    assert tree.text.count(words.looks(build.attempts, build.gate_sets)) == 2
     for one in build.decisions:
         assert one.reason in tree.text
+
+
+def test_the_first_of_the_cells_is_the_one_that_the_sentence_calls_closest(make_bundle: Callable[..., Bundle]) -> None:
+    near = Rule(metric="worst_group_accuracy", condition="min", bound=0.85)
+    far = Rule(metric="true_positive_rate", condition="max_drop", bound=0.5, against="dense")
+    for rules in ((near, far), (far, near)):
+        verdict = make_bundle(rules=rules).verdict
+        assert verdict.status == "pass"
+        first = deciding_first(verdict.cells)[0]
+        assert first.condition == "min"
+        assert verdict.sentence.endswith(f"closest: {first.reason[0].lower()}{first.reason[1:]}")
 
 
 def test_groups_are_sorted_by_harm_and_none_is_left_out(make_bundle: Callable[..., Bundle], kiosk: Build) -> None:

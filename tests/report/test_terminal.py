@@ -111,7 +111,7 @@ def test_comparison_has_every_target_group_and_measure(kiosk: Build) -> None:
     text = printed(lambda console: print_comparison(kiosk[1], console), width=140)
     for bundle in kiosk[1]:
         assert bundle.verdict.target in text
-    wanted = ("accuracy, %", "worst group", "true positive rate", "false positive rate", "equalised odds",
+    wanted = ("accuracy, %", "worst group", "true positive rate", "false positive rate", "equalized odds",
               "skin tone VI", "lost", "gained", "p50", "p90", "size", "layers by precision", "evidence level",
               "simulated", "fake device", "not measured")  # fmt: skip
     for word in wanted:
