@@ -3,12 +3,17 @@
 The variance of a rate is estimated by linearisation over the buckets (random groups; Wolter, Introduction to Variance
 Estimation, 2nd ed., ch. 2 and 6) and compared with that of independent rows. That estimate is blind where few rows
 move: with none it says nothing, and taken at its word it released one group exactly at the margin in up to 18 % of
-simulated runs. So `PRIOR_BUCKETS` buckets in which all rows move together are mixed in (then at most 5 %), and with
-fewer than `FEW_BUCKETS` buckets all rows of a bucket count as one.
+simulated runs. So `PRIOR_BUCKETS` buckets in which all rows move together are mixed in, and with fewer than
+`FEW_BUCKETS` buckets all rows of a bucket count as one. Buckets are counted by what they hold (`effective_buckets`):
+one person with 500 rows and 200 with one each weigh as two people. In simulations a group at the margin is then
+released in at most 6 % of runs where people have equally many rows, and in at most 9 % where their numbers are
+geometric. What remains: with a few tens of large people among many small ones, or sizes of a heavy tail with a
+correlation near 1, it is more (20 people of 30 rows and 300 of one: 13 % at a correlation of .3, 17 % at .8).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +21,7 @@ from numpy.typing import NDArray
 
 from fairdeploy.evidence.intervals import Pair, clopper_pearson, loss_upper_bound, tango, two_sided, wilson
 from fairdeploy.evidence.metrics import PairedCounts
+from fairdeploy.evidence.tally import BUCKETS
 
 PRIOR_BUCKETS = 2
 FEW_BUCKETS = 10
@@ -80,7 +86,7 @@ class EffectiveChange(Effective):
 
 def effective_rate(successes: Ints, n: Ints, *, clustered: bool) -> EffectiveRate:
     """Sum a rate's counts [buckets, cells] over the buckets and estimate its design effect."""
-    informative = np.minimum((successes > 0).sum(0), (successes < n).sum(0))
+    informative = np.minimum(_weighing(n, successes > 0), _weighing(n, successes < n))
     effect = _design_effect(successes, successes, n, informative, clustered)
     return EffectiveRate(n.sum(0), effect, *_buckets(n, clustered), successes=successes.sum(0))
 
@@ -88,16 +94,41 @@ def effective_rate(successes: Ints, n: Ints, *, clustered: bool) -> EffectiveRat
 def effective_change(counts: PairedCounts, *, clustered: bool) -> EffectiveChange:
     """Sum paired counts [buckets, cells] over the buckets and estimate the design effect of the change."""
     moved = counts.lost + counts.gained
-    effect = _design_effect(counts.lost - counts.gained, moved, counts.n, (moved > 0).sum(0), clustered)
+    effect = _design_effect(counts.lost - counts.gained, moved, counts.n, _weighing(counts.n, moved > 0), clustered)
     return EffectiveChange(
         counts.n.sum(0), effect, *_buckets(counts.n, clustered), lost=counts.lost.sum(0), gained=counts.gained.sum(0)
     )
 
 
-def _design_effect(total: Ints, squares: Ints, n: Ints, informative: Ints, clustered: bool) -> Floats:
+def effective_buckets(n: Ints) -> Floats:
+    """Return how many equal buckets weigh as much as those of counts [buckets, cells]: (sum n)^2 / sum n^2 (Kish 1965).
+
+    At most the number of non-empty buckets; 0 without rows.
+    """
+    squares = (n.astype(float) ** 2).sum(0)
+    found: Floats = np.divide(n.sum(0).astype(float) ** 2, squares, out=np.zeros(len(squares)), where=squares > 0)
+    return found
+
+
+def _weighing(n: Ints, chosen: NDArray[np.bool_]) -> Floats:
+    """Return how many of the effective buckets the chosen ones make up, by their share of sum n^2."""
+    squares = n.astype(float) ** 2
+    share = np.divide((squares * chosen).sum(0), squares.sum(0), out=np.zeros(n.shape[1]), where=n.any(0))
+    weighing: Floats = share * effective_buckets(n)
+    return weighing
+
+
+def cluster_count(buckets: int, rows: int) -> float:
+    """Estimate how many clusters fell into so many non-empty buckets (linear counting; Whang et al. 1990, eq. 1)."""
+    empty = max(BUCKETS - buckets, 0.5) / BUCKETS  # with none empty, the estimate of half an empty one
+    return min(float(rows), math.log(empty) / math.log1p(-1 / BUCKETS))
+
+
+def _design_effect(total: Ints, squares: Ints, n: Ints, informative: Floats, clustered: bool) -> Floats:
     """Return variance over buckets / variance of independent rows, per cell.
 
-    `total` and `squares` are the bucket sums of the rows' values and of their squares, [buckets, cells].
+    `total` and `squares` are the bucket sums of the rows' values and of their squares, [buckets, cells];
+    `informative` says how many of the effective buckets moved.
     """
     rows = n.sum(0).astype(float)
     if not clustered:
@@ -110,13 +141,14 @@ def _design_effect(total: Ints, squares: Ints, n: Ints, informative: Ints, clust
         estimate = np.nan_to_num(between / independent, nan=0.0, posinf=0.0)
         together = np.nan_to_num((n.astype(float) ** 2).sum(0) / rows, nan=1.0)
     mixed = (informative * estimate + PRIOR_BUCKETS * together) / (informative + PRIOR_BUCKETS)
-    effect: Floats = np.maximum(1.0, np.where(filled < FEW_BUCKETS, np.maximum(estimate, together), mixed))
+    few = effective_buckets(n) < FEW_BUCKETS
+    effect: Floats = np.maximum(1.0, np.where(few, np.maximum(estimate, together), mixed))
     return effect
 
 
 def _buckets(n: Ints, clustered: bool) -> tuple[Ints | None, tuple[str, ...]]:
     if not clustered:
         return None, ("",) * n.shape[1]
-    filled = (n > 0).sum(0)
-    note = ", clustered"
-    return filled, tuple(note + (" (few clusters: one counts as one row)" if k < FEW_BUCKETS else "") for k in filled)
+    few = effective_buckets(n) < FEW_BUCKETS
+    notes = tuple(", clustered" + (" (few clusters: one counts as one row)" if one else "") for one in few)
+    return (n > 0).sum(0), notes

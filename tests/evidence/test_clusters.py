@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fairdeploy.evidence.clusters import effective_change, effective_rate
+from fairdeploy.evidence.clusters import cluster_count, effective_buckets, effective_change, effective_rate
 from fairdeploy.evidence.intervals import tango
 from fairdeploy.evidence.metrics import PairedCounts
 from fairdeploy.evidence.tally import BUCKETS
@@ -47,6 +47,59 @@ def test_counting_rows_instead_of_clusters_would_release_too_often():
     counts = simulate(clusters=200, size=5, lost=0.03, gained=0.01, icc=0.3, seed=1)
     row_wise = tango(counts.lost.sum(0), counts.gained.sum(0), counts.n.sum(0), 0.9)[1] < 0.02
     assert row_wise.mean() > 0.1
+
+
+def simulate_sizes(sizes, *, lost, gained, icc, runs, seed):
+    """Draw paired outcomes of clusters of the given sizes, each in a bucket of its own; counts [buckets, runs]."""
+    rng = np.random.default_rng(seed)
+    sizes = np.asarray(sizes)
+    owner, starts = np.repeat(np.arange(len(sizes)), sizes), np.cumsum(sizes) - sizes
+    chances = [lost, gained, 1 - lost - gained]
+    shared = rng.choice([1, -1, 0], p=chances, size=(len(sizes), runs))[owner]
+    own = rng.choice([1, -1, 0], p=chances, size=(len(owner), runs))
+    rows = np.where(rng.random((len(owner), runs)) < np.sqrt(icc), shared, own)
+    n = np.repeat(sizes[:, None], runs, axis=1)
+    return PairedCounts(n, 0 * n, 0 * n, np.add.reduceat(rows == 1, starts), np.add.reduceat(rows == -1, starts))
+
+
+UNEQUAL = {
+    "one of 500 among 200 single rows": ([500] + [1] * 200, 0.05),
+    "ten of 50 among 200 single rows": ([50] * 10 + [1] * 200, 0.05),
+    "geometric": (np.random.default_rng(1).geometric(0.1, 200).tolist(), 0.09),
+}
+
+
+@pytest.mark.parametrize(("sizes", "at_most"), UNEQUAL.values(), ids=UNEQUAL.keys())
+@pytest.mark.parametrize("gained", [0.0, 0.01])
+def test_false_release_at_the_margin_is_bounded_with_unequal_clusters(sizes, at_most, gained):
+    counts = simulate_sizes(sizes, lost=0.05 + gained, gained=gained, icc=0.3, runs=600, seed=2)
+    released = effective_change(counts, clustered=True).bounds(0.95)[1] < 0.05
+    assert released.mean() <= at_most + 0.02  # two standard errors of 600 runs
+
+
+def test_one_large_cluster_among_single_rows_is_not_many_clusters():
+    n = np.array([[500]] + [[1]] * 200)
+    assert effective_buckets(n) == pytest.approx(700**2 / 250_200)
+    rate = effective_rate(n, n, clustered=True)
+    assert rate.effect == pytest.approx([250_200 / 700])
+    assert "few clusters" in rate.notes[0]
+    assert rate.buckets.tolist() == [201]
+
+
+def test_the_small_clusters_do_not_speak_for_a_large_one_that_never_moved():
+    n = np.array([[60]] * 20 + [[1]] * 300)
+    lost = np.array([[0]] * 20 + [[1]] * 15 + [[0]] * 285)
+    change = effective_change(PairedCounts(n, 0 * n, 0 * n, lost, 0 * n), clustered=True)
+    together = (n**2).sum() / n.sum()
+    assert change.effect[0] > 0.9 * together
+
+
+@pytest.mark.parametrize("clusters", [1, 50, 400, 1500])
+def test_the_number_of_clusters_is_estimated_from_the_buckets_they_fill(clusters):
+    rng = np.random.default_rng(0)
+    filled = [len(np.unique(rng.integers(0, BUCKETS, clusters))) for _ in range(50)]
+    assert np.mean([cluster_count(one, 10_000) for one in filled]) == pytest.approx(clusters, rel=0.03)
+    assert cluster_count(BUCKETS, 600) == 600
 
 
 def test_the_design_effect_is_found():
