@@ -89,6 +89,7 @@ class Label:
 class DotRow:
     """One group of a dot plot: before, after, interval and what is allowed; None where evidence has none.
 
+    `limit` is the end of the band that the gate set, None where it lies beyond the axis.
     `cut` says whether the interval goes on beyond the left and the right end of the axis.
     """
 
@@ -98,6 +99,7 @@ class DotRow:
     low: float | None
     high: float | None
     band: tuple[float, float] | None
+    limit: float | None
     labels: tuple[Label, ...]
     cut: tuple[bool, bool]
 
@@ -145,9 +147,11 @@ def dot_plot(rows: Sequence[DotValues], names: tuple[str, str]) -> DotPlot:
             labels, labelled = _two_labels(before, after, names), True
         low, high = (across.at(row.interval[0]), across.at(row.interval[1])) if row.interval else (None, None)
         band = (across.at(row.allowed[0]), across.at(row.allowed[1])) if row.allowed else None
+        ends = [end for end in row.allowed or () if 0 < end < 1 and across.low - 1e-9 <= end <= across.high + 1e-9]
+        limit = across.at(ends[0]) if ends else None
         inner = row.interval or (across.low, across.high)
         cut = (inner[0] < across.low - 1e-9, inner[1] > across.high + 1e-9)
-        drawn.append(DotRow(y, before, after, low, high, band, labels, cut))
+        drawn.append(DotRow(y, before, after, low, high, band, limit, labels, cut))
         y += ROW_HEIGHT + (LABEL_HEIGHT if labels else 0)
     return DotPlot(y + 38, across, tuple(drawn))
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fairdeploy.bundle import BuildRecord, Bundle, load_build
 from fairdeploy.evidence.records import LEVELS
 from fairdeploy.records import write_atomic
-from fairdeploy.report import build_view, comparison, glossary, view, words
+from fairdeploy.report import build_view, comparison, glossary, groups, view, words
 
 FILE_NAME = "report.html"
 
@@ -31,7 +31,7 @@ def render_html(build: BuildRecord, bundles: Sequence[Bundle]) -> str:
         bundles=ordered,
         verdicts=[view.target_view(bundle) for bundle in ordered],
         statuses=[(status, names) for status, names in by_status if names],
-        groups=[(bundle, view.group_plots(bundle)) for bundle in ordered],
+        groups=[(bundle, groups.group_plots(bundle), groups.ungated(bundle)) for bundle in ordered],
         stages=[(bundle, view.stage_plots(bundle)) for bundle in ordered],
         matrices=view.matrices(ordered),
         comparison=comparison.compare(ordered),

@@ -9,7 +9,7 @@ from fairdeploy.bundle import Bundle
 from fairdeploy.evidence.records import Change, EvidenceRecord, Group, Rate
 from fairdeploy.gates import CellVerdict, Status, nearness
 from fairdeploy.report import charts, words
-from fairdeploy.report.steps import Step, next_steps, too_small
+from fairdeploy.report.steps import Step, next_steps
 
 CHANGES = ("max_drop", "max_increase")
 MAIN_METRICS = ("true_positive_rate", "accuracy")
@@ -29,35 +29,6 @@ class TargetView:
     failure: str | None
     steps: tuple[Step, ...]
     tally: tuple[tuple[Status, int], ...]
-
-
-@dataclass(frozen=True)
-class GroupRow:
-    """One group of a dot plot, its texts and its marks."""
-
-    name: str
-    n: int
-    status: Status | None
-    reference: str
-    deployed: str
-    change: str
-    interval: str
-    needs: str | None
-    reason: str
-    mark: charts.DotRow
-
-
-@dataclass(frozen=True)
-class GroupPlot:
-    """Who is affected: one metric of one target against one reference."""
-
-    metric: str
-    question: str
-    against: str
-    allowed: str | None
-    confidence: str
-    chart: charts.DotPlot
-    rows: tuple[GroupRow, ...]
 
 
 @dataclass(frozen=True)
@@ -129,73 +100,8 @@ def target_view(bundle: Bundle) -> TargetView:
     )
 
 
-def group_plots(bundle: Bundle) -> list[GroupPlot]:
-    """Return a dot plot per gated change that has evidence; without one, the main metric against dense."""
-    evidence = bundle.evidence
-    changes = {(c.metric, c.against, group_key(c.group)): c for c in evidence.changes if not c.context}
-    gated: dict[tuple[str, str, float], list[tuple[Change, CellVerdict | None]]] = {}
-    for cell in bundle.verdict.cells:
-        change = changes.get((cell.metric, cell.against or "dense", group_key(cell.group)))
-        if cell.condition in CHANGES and cell.unit == "rate" and change:
-            gated.setdefault((cell.rule, cell.where, cell.bound), []).append((change, cell))
-    if gated:
-        return [_group_plot(rows) for rows in gated.values()]
-    for metric in MAIN_METRICS:
-        rows = [(c, None) for c in changes.values() if c.metric == metric and c.against == "dense" and c.group]
-        if rows:
-            return [_group_plot(rows)]
-    return []
-
-
-def _group_plot(pairs: Sequence[tuple[Change, CellVerdict | None]]) -> GroupPlot:
-    pairs = sorted(pairs, key=lambda pair: _harm(*pair))
-    change, cell = pairs[0]
-    chart = charts.dot_plot([_dot_values(*pair) for pair in pairs], (change.against, "deployed"))
-    rows = tuple(_group_row(*pair, mark) for pair, mark in zip(pairs, chart.rows, strict=True))
-    shown = next((one.interval for one, _ in pairs if one.interval), None)
-    return GroupPlot(
-        metric=words.metric_name(change.metric),
-        question=words.METRIC_QUESTION.get(change.metric, words.metric_name(change.metric)),
-        against=change.against,
-        allowed=words.allowed(cell) if cell else None,
-        confidence=f"{words.confidence(shown.confidence)} interval, {shown.method}" if shown else "no interval",
-        chart=chart,
-        rows=rows,
-    )
-
-
-def _dot_values(change: Change, cell: CellVerdict | None) -> charts.DotValues:
-    reference, interval, allowed = change.reference, None, None
-    if reference is not None and change.interval:
-        interval = (reference + change.interval.lower, reference + change.interval.upper)
-    if reference is not None and cell:
-        allowed = (reference - cell.bound, 1.0) if cell.condition == "max_drop" else (0.0, reference + cell.bound)
-    return charts.DotValues(reference, change.deployed, interval, allowed)
-
-
-def _group_row(change: Change, cell: CellVerdict | None, mark: charts.DotRow) -> GroupRow:
-    small = cell is not None and too_small(cell) and cell.status in ("inconclusive", "undefined")
-    return GroupRow(
-        name=words.group_name(change.group),
-        n=change.n,
-        status=cell.status if cell else None,
-        reference=words.rate(change.reference),
-        deployed=words.rate(change.deployed),
-        change=words.change(change.change),
-        interval=words.span(change.interval, signed=True),
-        needs=f"needs {words.count(cell.rows_needed)}" if cell and small else None,
-        reason=cell.reason if cell else "",
-        mark=mark,
-    )
-
-
-def _harm(change: Change, cell: CellVerdict | None) -> tuple[bool, bool, float]:
+def harm(change: Change | None, *, rises: bool) -> tuple[bool, bool, float]:
     """Sort key: the most harmed group first, an unknown change after all groups, everyone last."""
-    rises = cell.condition == "max_increase" if cell else change.metric.startswith("false_")
-    return _rank(change, rises=rises)
-
-
-def _rank(change: Change | None, *, rises: bool) -> tuple[bool, bool, float]:
     if change is None or change.change is None:
         return (change is not None and not change.group, True, 0.0)
     return (not change.group, False, -change.change if rises else change.change)
@@ -222,7 +128,7 @@ def _stage_plot(bundle: Bundle, metric: str) -> StagePlot:
     ]
     groups = [rate.group for rate in rates[0].values() if rate.group]
     worst = {group_key(c.group): c.status for c in reversed(deciding_first(bundle.verdict.cells)) if c.metric == metric}
-    groups.sort(key=lambda group: _rank(changes[-1].get(group_key(group)), rises=metric.startswith("false_")))
+    groups.sort(key=lambda group: harm(changes[-1].get(group_key(group)), rises=metric.startswith("false_")))
     values = [[_value(rate.get(group_key(group))) for rate in rates] for group in groups]
     texts = [
         tuple(

@@ -71,6 +71,7 @@ class Case:
     fake: bool = False
     failure: str | None = None
     unknown: bool = False
+    alarms: int = 0
     attribute: str = "skin_tone"
     tones: tuple[str, ...] = TONES
     rules: tuple[Rule, ...] = field(default=RULES)
@@ -110,6 +111,10 @@ def _predictions(case: Case, rows: Mapping[str, NDArray[Any]], stage: str) -> ND
         wrong |= of_tone & (rows["label"] == 1) & (at >= first) & (at < first + misses)
         wrong |= of_tone & (rows["label"] == 0) & (at < DENSE_MISSES[known] // 2)
     wrong |= (rows["tone"] == "") & (rows["at"] < 2)
+    if stage == case.end:  # new false alarms; other tones lose as many as they gain
+        no, most = rows["label"] == 0, rows["tone"] == "VI"
+        wrong |= no & (rows["at"] >= N - np.where(most, case.alarms, case.alarms // 2))
+        wrong &= ~(no & ~most & (rows["tone"] != "") & (rows["at"] < case.alarms // 2))
     return np.where(wrong, 1 - rows["label"], rows["label"])
 
 
@@ -128,7 +133,7 @@ def _tally(case: Case, rows: Mapping[str, NDArray[Any]], reference: str, deploye
 
 
 def _latencies(p50_ms: float) -> NDArray[np.float64]:
-    return p50_ms * (0.9 + 0.6 * np.linspace(0, 1, 500) ** 3)
+    return p50_ms * (0.9 + 0.6 * np.random.default_rng(7).permutation(np.linspace(0, 1, 500)) ** 3)
 
 
 def _evidence(case: Case) -> Evidence:

@@ -171,6 +171,64 @@ def test_groups_are_sorted_by_harm_and_none_is_left_out(make_bundle: Callable[..
     assert re.search(r"n = 14, needs \d+", chart)
 
 
+@pytest.mark.parametrize(("condition", "bound"), [("max_drop", 0.02), ("max_increase", 0.02), ("max_drop", 0.005)])
+def test_the_band_reaches_from_the_reference_as_far_as_the_gate_allows_and_no_further(
+    make_bundle: Callable[..., Bundle], kiosk: Build, condition: str, bound: float
+) -> None:
+    metric = "true_positive_rate" if condition == "max_drop" else "false_positive_rate"
+    rule = Rule(metric=metric, condition=condition, bound=bound, against="dense")  # type: ignore[arg-type]
+    page = render_html(kiosk[0], [make_bundle(end="harsh", alarms=66, rules=(rule,))])
+    chart = page.split('id="who-1-1-t"')[1].split("</svg>")[0]
+    ticks = [(float(x), float(label)) for x, label in re.findall(r'class="tick" x="([\d.]+)" y[^>]*>([\d.]+)<', chart)]
+    point = (ticks[-1][0] - ticks[0][0]) / (ticks[-1][1] - ticks[0][1])
+    rows = chart.split('<g class="row')[1:]
+    assert len(rows) == 6
+    inside = []
+    for row in rows:
+        band = re.findall(r'<rect class="band" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', row)[0]
+        left, right = float(band[0]), float(band[0]) + float(band[1])
+        before, after = (float(re.findall(rf'class="{dot}" cx="([\d.]+)"', row)[0]) for dot in ("hollow", "full"))
+        limit = float(re.findall(r'class="limit" d="M([\d.]+) ', row)[0])
+        margin = (before - limit) if condition == "max_drop" else (limit - before)
+        assert margin == pytest.approx(100 * bound * point, abs=0.1)
+        assert (left, right) == pytest.approx((limit, 350) if condition == "max_drop" else (10, limit), abs=0.02)
+        inside.append(left <= after <= right)
+    assert inside[0] is False
+    assert any(inside)
+
+
+def test_changes_that_no_gate_looks_at_are_shown_and_a_rise_of_false_alarms_without_a_fold(
+    make_bundle: Callable[..., Bundle], kiosk: Build
+) -> None:
+    def shown(bundle: Bundle) -> tuple[str, str]:
+        part = render_html(kiosk[0], [bundle]).split('<div class="ungated">')[1].split("</article>")[0]
+        openly, _, folded = part.partition("<details>")
+        return openly, folded
+
+    bundle = make_bundle(alarms=66)
+    openly, folded = shown(bundle)
+    assert "they inform, they cannot block a release" in openly
+    assert "False alarms became more frequent" in openly
+    assert "skin tone VI +3.3 points" in openly
+    assert "skin tone V +" not in openly
+    known = [c for c in bundle.evidence.changes if c.against == "dense" and not c.context and len(c.group) < 2]
+    wanted = [c for c in known if c.metric in ("false_positive_rate", "selection_rate", "accuracy")]
+    assert len(wanted) == 3 * 6
+    for change in wanted:
+        clear = change.interval and not change.interval.lower <= 0 <= change.interval.upper
+        number = f"<b>{words.change(change.change)}</b>" if clear else words.change(change.change)
+        assert f"<td>{number} <small>{words.span(change.interval, signed=True)}</small>" in folded
+    assert "True positive rate" not in folded
+    assert "more frequent" not in shown(make_bundle())[0]
+
+
+def test_a_change_that_is_gated_is_not_shown_as_ungated(make_bundle: Callable[..., Bundle], kiosk: Build) -> None:
+    metrics = ("true_positive_rate", "selection_rate", "accuracy", "false_positive_rate")
+    rules = [Rule(metric=one, condition="max_drop", bound=0.1, against="dense") for one in metrics[:3]]
+    rules.append(Rule(metric=metrics[3], condition="max_increase", bound=0.1, against="dense"))
+    assert 'class="ungated"' not in render_html(kiosk[0], [make_bundle(rules=tuple(rules))])
+
+
 def test_lossless_removal_is_said_only_when_every_group_is_equal(
     make_bundle: Callable[..., Bundle], kiosk: Build
 ) -> None:
