@@ -15,7 +15,7 @@ from fairdeploy.evidence import metrics
 from fairdeploy.evidence.cells import Cells, cells
 from fairdeploy.evidence.clusters import effective_change, effective_rate
 from fairdeploy.evidence.gaps import gap_estimate
-from fairdeploy.evidence.intervals import percentile, percentile_bounds
+from fairdeploy.evidence.intervals import PERCENTILE_METHOD, percentile, percentile_bounds
 from fairdeploy.evidence.records import (
     Change,
     EvidenceRecord,
@@ -87,7 +87,7 @@ def judge(
     stages : mapping of stage name to Tally
         Predictions of each stage, paired with the dense network's.
     latencies_ms, reference_latencies_ms : array [runs], and by reference
-        Single-stream, on the same device.
+        Single-stream, on the same device, in the order in which they were run.
     seed : int
         Of the bootstrap of the gaps.
     identical_to : tuple of {"dense", "compact"}
@@ -98,12 +98,17 @@ def judge(
     Raises
     ------
     DataError
-        If the tallies are of different rows, groups or artifacts.
+        If the tallies are of different rows, groups or artifacts, or `identical_to` names a reference without tally.
     BackendError
         If a latency is not a positive finite number.
     """
     _check_same_artifact(tallies)
     for name in identical_to:
+        if name not in tallies:
+            raise DataError(
+                f"identical_to names the {name} network, but there is no tally against it (there is: "
+                f"{', '.join(tallies) or 'none'}): count one, or leave the name out"
+            )
         if flips := _flips(tallies[name]):
             raise DataError(f"the artifact is the {name} network's file, but {flips} of its predictions differ")
     main = next(iter(tallies.values()), None)
@@ -276,14 +281,14 @@ def _gaps(tally: Tally, seed: int) -> tuple[Gap, ...]:
 
 
 def _latency(samples_ms: ArrayLike, threads: int, percentiles: Sequence[int]) -> Latency:
-    samples = np.sort(np.asarray(samples_ms, dtype=float).round(4))
-    if not len(samples) or not np.isfinite(samples).all() or samples[0] < 0:
+    samples = np.asarray(samples_ms, dtype=float).round(4)
+    if not len(samples) or not np.isfinite(samples).all() or samples.min() < 0:
         raise BackendError("latencies must be finite, positive and at least one: the clock or the runtime gave others")
     intervals = {}
     for percent in percentiles:
         lower, upper = percentile_bounds(samples, percent, (1 + CONFIDENCE) / 2)
         if lower is not None and upper is not None:
-            intervals[f"p{percent}"] = _interval(lower, upper, "order statistics")
+            intervals[f"p{percent}"] = _interval(lower, upper, PERCENTILE_METHOD)
     return Latency(
         runs=len(samples),
         threads=threads,

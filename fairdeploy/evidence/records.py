@@ -74,8 +74,8 @@ class Gap(Record):
 class Latency(Record):
     """Single-stream latency in milliseconds; bounds are distribution-free from order statistics.
 
-    `percentiles` and `intervals` are keyed "p50", "p90"; `samples_ms` are all runs in ascending order, rounded to
-    1e-4 ms, so that a gate or an auditor can compute any other bound.
+    `percentiles` and `intervals` are keyed "p50", "p90"; `samples_ms` are all runs in the order in which they were
+    run, rounded to 1e-4 ms, so that a gate or an auditor can compute any other bound and how far runs are correlated.
     """
 
     runs: int

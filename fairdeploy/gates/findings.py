@@ -12,7 +12,7 @@ from fairdeploy.evidence import metrics
 from fairdeploy.evidence.cells import cells
 from fairdeploy.evidence.clusters import EffectiveChange, EffectiveRate, effective_change, effective_rate
 from fairdeploy.evidence.gaps import gap_estimate
-from fairdeploy.evidence.intervals import holm, mcnemar_p, percentile, percentile_bounds, two_sided
+from fairdeploy.evidence.intervals import PERCENTILE_METHOD, holm, mcnemar_p, percentile, percentile_bounds, two_sided
 from fairdeploy.evidence.judge import Evidence, changes_cluster
 from fairdeploy.evidence.metrics import words
 from fairdeploy.evidence.planner import rate_rows_needed, rows_needed
@@ -253,7 +253,7 @@ def _bounded(rule: Rule, value: float, low: float | None, high: float | None, ru
         reason = (
             f"{text}{_sure(rule, status, lower, upper, _plain)}{f': {runs} runs' if status == 'inconclusive' else ''}."
         )
-    return Finding({}, status, value, low, high, rule.unit, runs, "order statistics", reason)
+    return Finding({}, status, value, low, high, rule.unit, runs, PERCENTILE_METHOD, reason)
 
 
 def _measured(rule: Rule, value: float | None) -> Finding:

@@ -123,7 +123,8 @@ def test_latency_is_stated_from_order_statistics():
     assert (latency.runs, latency.threads) == (500, 2)
     assert latency.percentiles == {"p50": 2.5, "p90": 4.5, "p99": 4.95}
     assert latency.intervals["p90"].lower < 4.5 < latency.intervals["p90"].upper
-    assert latency.samples_ms == tuple(sorted(samples))
+    assert latency.samples_ms == tuple(samples)
+    assert latency.intervals["p90"].method == "order statistics, runs correlated"
 
 
 @pytest.mark.parametrize("bad", [[], [1.0, float("nan")], [1.0, float("inf")], [-1.0]])
@@ -173,3 +174,13 @@ def test_only_what_did_not_flip_can_be_the_references_own_file(tally_of):
     assert record.identical_to == ("dense",)
     with pytest.raises(DataError, match="10 of its predictions differ"):
         judge(tallies={"dense": tally_of(COUNTS)}, identical_to=("dense",), **FACTS)
+
+
+def test_the_references_own_file_needs_a_tally_against_it(tally_of):
+    same = tally_of({key: count for key, count in COUNTS.items() if key[2] == key[3]})
+    with pytest.raises(
+        DataError, match=r"names the compact network, but there is no tally against it \(there is: dense"
+    ):
+        judge(tallies={"dense": same}, identical_to=("compact",), **FACTS)
+    with pytest.raises(DataError, match="there is: none"):
+        judge(identical_to=("dense",), **FACTS)

@@ -3,6 +3,7 @@ import pytest
 
 from fairdeploy.errors import ConfigError, ExitCode, IntegrityError
 from fairdeploy.evidence import Evidence, Schema, Tally, judge
+from fairdeploy.evidence.intervals import percentile_bounds
 from fairdeploy.gates import Gates, Rule, gate, worst_exit
 
 FACTS = {
@@ -215,10 +216,11 @@ LATENCY = Rule(metric="latency_p90_ms", condition="max", bound=5)
 
 @pytest.mark.parametrize(("scale", "status"), [(0.9, "pass"), (1.0, "inconclusive"), (1.2, "fail")])
 def test_latency_is_decided_by_order_statistics(scale, status):
-    samples = np.linspace(0, 5 / 0.9, 500) * scale
+    samples = np.random.default_rng(0).permutation(np.linspace(0, 5 / 0.9, 500)) * scale
     verdict = decide(LATENCY, latencies_ms=samples)
     assert verdict.status == status
     assert verdict.cells[0].unit == "ms"
+    assert verdict.cells[0].method == "order statistics, runs correlated"
 
 
 def test_too_few_runs_give_no_bound():
@@ -229,11 +231,29 @@ def test_too_few_runs_give_no_bound():
 
 @pytest.mark.parametrize(("ratio", "status"), [(0.5, "pass"), (0.9, "inconclusive"), (1.2, "fail")])
 def test_a_latency_ratio_needs_both_bounds(ratio, status):
-    reference = np.linspace(4, 5, 500)
+    reference = np.random.default_rng(0).permutation(np.linspace(4, 5, 500))
     rule = Rule(metric="latency_p50_ms", condition="max_ratio", bound=0.9, against="dense")
     verdict = decide(rule, latencies_ms=reference * ratio, reference_latencies_ms={"dense": reference})
     assert verdict.status == status
     assert decide(rule, latencies_ms=reference).status == "inconclusive"
+
+
+def test_runs_in_a_row_that_resemble_each_other_pass_less_easily():
+    mixed = np.random.default_rng(0).permutation(np.repeat([4.0, 6.0], [470, 30]))
+    assert decide(LATENCY, latencies_ms=mixed).status == "pass"
+    assert decide(LATENCY, latencies_ms=np.sort(mixed)).status == "inconclusive"
+
+
+def test_each_side_of_a_ratio_is_bounded_at_half_the_error():
+    rng = np.random.default_rng(1)
+    own, reference = rng.gamma(9, 0.1, (2, 400)).round(4)
+    rule = Rule(metric="latency_p50_ms", condition="max_ratio", bound=1.0, against="dense")
+    (cell,) = decide(rule, latencies_ms=own, reference_latencies_ms={"dense": reference}).cells
+    low, high = percentile_bounds(own, 50, 0.975)
+    reference_low, reference_high = percentile_bounds(reference, 50, 0.975)
+    assert cell.upper == pytest.approx(high / reference_low, abs=1e-9)
+    assert cell.lower == pytest.approx(low / reference_high, abs=1e-9)
+    assert percentile_bounds(own, 50, 0.95)[1] < high
 
 
 def test_an_equal_latency_rarely_passes_as_a_lower_one():
