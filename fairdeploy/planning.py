@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fairdeploy.data import SPLITS, Rows
 from fairdeploy.deploy import Deployment
 from fairdeploy.evidence import Tally
@@ -60,7 +58,7 @@ def plan(
     rate : float
         Expected accuracy, TPR … where a rate or a gap is gated.
     icc : float
-        Expected intra-cluster correlation; with the rows per cluster it gives the design effect (Kish 1965).
+        Expected intra-cluster correlation; with the rows per cluster it gives each cell's design effect (Kish 1965).
     power : float
         Wanted probability that all cells of a gate pass.
 
@@ -77,23 +75,13 @@ def plan(
     stations += [Station(label, False, why) for label, why in missing]
     rules = {(rule.name, rule.bound): rule for _, gates in targets for rule in gates.rules}
     evaluate = line.raw_splits["evaluate"].rows
-    labels, effect = _label_tally(line, evaluate), _design_effect(evaluate, icc)
+    labels = _label_tally(line, evaluate)
     planned: list[PlanRow] = []
     for rule in rules.values():
         flips = flip_rates[rule.against or "dense"]
-        given = Assumptions(flip_rate=flips, rate=rate, design_effect=effect, power=power)
+        given = Assumptions(flip_rate=flips, rate=rate, icc=icc, power=power)
         planned += plan_rule(rule, labels, assumptions=given)
     return Plan(tuple(stations), tuple(planned))
-
-
-def _design_effect(rows: Rows, icc: float) -> float:
-    """Return ``1 + (m - 1) icc`` for the most rows m that a cluster has on average in one joint group."""
-    if rows.clusters is None:
-        return 1.0
-    groups = np.stack([np.asarray(values, str) for values in rows.attributes.values()])
-    cells = np.unique(groups, axis=1, return_inverse=True)[1]
-    means = [np.unique(rows.clusters[cells == one], return_counts=True)[1].mean() for one in np.unique(cells)]
-    return round(1 + (float(max(means)) - 1) * icc, 2)
 
 
 def _walk(line: Line, targets: list[tuple[TargetUsed, Gates]]) -> list[tuple[str, str]]:

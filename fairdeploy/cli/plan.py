@@ -44,12 +44,12 @@ def plan(
     console = stdout()
     for (name, bound), rows in groupby(found.rows, key=lambda row: (row.rule, row.bound)):
         group = list(rows)
-        table = Table("group", "rows", "needs", "can prove", box=None, padding=(0, 2))
+        table = Table("group", "rows", "needs", "can prove", "design effect", box=None, padding=(0, 2))
         for row in group:
             table.add_row(*map(Text, _cells(row)))
         console.print(Text(f"{name}: {bound:g}", style="bold"))
         console.print(table)
-        console.print(Text(f"  assumed: {group[0].assumption}\n"), soft_wrap=True)
+        console.print(Text(f"  assumed: {group[0].shared_assumption}\n"), soft_wrap=True)
     missing = [station for station in found.stations if not station.kept]
     console.print(Text(f"stations: {len(found.stations) - len(missing)} are in the store"), style="bold")
     for station in missing:
@@ -61,7 +61,7 @@ def _cells(row: PlanRow) -> tuple[str, ...]:
     margin = "none" if row.smallest_margin is None else f"{row.smallest_margin * 100:.1f} points"
     needs = "no number is enough" if row.rows_needed is None else f"{row.rows_needed:,}"
     tick = "✓" if row.enough else "✗"
-    return (words(row.group), f"{row.rows_available:,}", f"{tick} {needs}", margin)
+    return (words(row.group), f"{row.rows_available:,}", f"{tick} {needs}", margin, f"{row.design_effect:g}")
 
 
 def _settled(found: Plan) -> bool:

@@ -1,7 +1,7 @@
 """How many rows a gate needs, and the smallest margin that the rows at hand can prove: said before anything is made.
 
 Assumptions are stated with every number: that the candidate is truly as good as its reference (so that it deserves to
-pass), how often predictions flip, and a design effect for rows of one person.
+pass), how often predictions flip, and how alike the rows of one person are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fairdeploy.errors import ConfigError
 from fairdeploy.evidence import metrics
@@ -32,23 +33,23 @@ class Assumptions:
         Share of rows whose prediction the step changes, half of them for the better.
     rate : float
         Expected value of accuracies and other rates that are gated by themselves, and of the rates in a gap.
-    design_effect : float
-        Rows that weigh as one, because they belong to one person.
+    icc : float
+        Correlation of the rows of one cluster; matters only where rows are clustered.
     power : float
         Wanted probability that *all* cells of a rule pass.
     """
 
     flip_rate: float = 0.02
     rate: float = 0.9
-    design_effect: float = 1.0
+    icc: float = 0.1
     power: float = 0.8
 
     def __post_init__(self) -> None:
         for name in ("flip_rate", "rate", "power"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: give a fraction between 0 and 1")
-        if not 1 <= self.design_effect < math.inf:
-            raise ConfigError(f"design_effect is {self.design_effect}: it is at least 1")
+        if not 0 <= self.icc <= 1:
+            raise ConfigError(f"icc is {self.icc}: give a correlation between 0 and 1")
 
 
 class PlannedRule(Protocol):
@@ -81,7 +82,10 @@ class PlannedRule(Protocol):
 
 
 class PlanRow(Record):
-    """What one rule needs in one cell; `rows_needed` is None when no number of rows would do."""
+    """What one rule needs in one cell; `rows_needed` is None when no number of rows would do.
+
+    `assumption` ends with the design effect, which is the cell's own.
+    """
 
     rule: str
     metric: str
@@ -91,7 +95,13 @@ class PlanRow(Record):
     rows_needed: int | None
     smallest_margin: float | None
     enough: bool
+    design_effect: float
     assumption: str
+
+    @property
+    def shared_assumption(self) -> str:
+        """The assumption without the design effect: the same for all cells of a rule."""
+        return self.assumption.removesuffix(_effect_words(self.design_effect))
 
 
 def rows_needed(
@@ -197,19 +207,38 @@ def plan_rule(rule: PlannedRule, tally: Tally, *, assumptions: Assumptions = Ass
         found = _denominators(tally, metrics.accuracy)
     else:
         return ()
-    return tuple(_plan_cell(rule, group, n, len(found), assumptions) for group, n in found)
+    return tuple(_plan_cell(rule, group, rows, len(found), assumptions) for group, rows in found)
 
 
-def _denominators(tally: Tally, metric: metrics.RateMetric) -> list[tuple[Group, int]]:
-    found: list[tuple[Group, int]] = []
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a metric's denominator in one cell, and the size of the bucket that a row of it is in, on average."""
+
+    n: int
+    together: float
+
+    def effect(self, icc: float) -> float:
+        """Design effect ``1 + (m - 1) icc`` (Kish 1965), m being ``sum n_b^2 / sum n_b`` over the buckets."""
+        return round(1 + (self.together - 1) * icc, 2)
+
+
+def _rows(tally: Tally, n: NDArray[np.int64]) -> list[_Rows]:
+    """Sum a denominator [buckets, cells]; a bucket that several clusters share counts as one, which is cautious."""
+    rows, squares = n.sum(0), (n.astype(float) ** 2).sum(0)
+    together = np.divide(squares, rows, out=np.ones(len(rows)), where=(rows > 0) & tally.schema.clustered)
+    return [_Rows(int(one), float(m)) for one, m in zip(rows, together, strict=True)]
+
+
+def _denominators(tally: Tally, metric: metrics.RateMetric) -> list[tuple[Group, _Rows]]:
+    found: list[tuple[Group, _Rows]] = []
     for part in cells(tally, contexts=False, intersections=False):
-        n = part.take(metric.counts(tally, part.axes).n).sum(0)
-        found += zip(part.groups, (int(rows) for rows in n), strict=True)
+        rows = _rows(tally, part.take(metric.counts(tally, part.axes).n))
+        found += zip(part.groups, rows, strict=True)
     return found
 
 
-def _plan_cell(rule: PlannedRule, group: Group, n: int, groups: int, given: Assumptions) -> PlanRow:
-    alpha, effect = 1 - rule.confidence, given.design_effect
+def _plan_cell(rule: PlannedRule, group: Group, rows: _Rows, groups: int, given: Assumptions) -> PlanRow:
+    alpha, n, effect = 1 - rule.confidence, rows.n, rows.effect(given.icc)
     needed: int | None
     if rule.condition in ("max_drop", "max_increase"):
         needed = rows_needed(rule.bound, given.flip_rate, alpha=alpha, power=given.power, groups=groups)
@@ -236,7 +265,7 @@ def _plan_cell(rule: PlannedRule, group: Group, n: int, groups: int, given: Assu
             )
         )
         assumed = f"the true rate is {expected:.1%}; the margin is the distance to it"
-    return _row(rule, group, n, needed, margin, f"{assumed}; all {groups} cells pass", given)
+    return _row(rule, group, rows, needed, margin, f"{assumed}; all {groups} cells pass", given)
 
 
 def _beside(rule: PlannedRule, expected: float, margin: float) -> float:
@@ -246,7 +275,9 @@ def _beside(rule: PlannedRule, expected: float, margin: float) -> float:
 def _plan_gap(rule: PlannedRule, tally: Tally, attribute: str, given: Assumptions) -> PlanRow:
     metric = metrics.GAPS[rule.metric]
     levels = metrics.present_levels(tally, attribute)
-    n = min(int(rate.counts(tally, (attribute,)).n.sum(0)[: len(levels)].min()) for rate in metric.rates)
+    counts = [rate.counts(tally, (attribute,)).n[:, : len(levels)] for rate in metric.rates]
+    each = [rows for n in counts for rows in _rows(tally, n)]
+    weakest = min(each, key=lambda rows: rows.n / rows.effect(given.icc))
 
     def needed(bound: float) -> int:
         return gap_rows_needed(
@@ -254,25 +285,37 @@ def _plan_gap(rule: PlannedRule, tally: Tally, attribute: str, given: Assumption
         )
 
     assumed = f"all levels truly have a rate of {given.rate:.1%} (half-width of the range of {len(levels)} levels)"
-    margin = _smallest(lambda bound: needed(bound) * given.design_effect <= n)
-    return _row(rule, {attribute: metrics.ALL}, n, needed(rule.bound), margin, assumed, given)
+    margin = _smallest(lambda bound: needed(bound) * weakest.effect(given.icc) <= weakest.n)
+    return _row(rule, {attribute: metrics.ALL}, weakest, needed(rule.bound), margin, assumed, given)
 
 
 def _row(
-    rule: PlannedRule, group: Group, n: int, needed: int | None, margin: float | None, assumed: str, given: Assumptions
+    rule: PlannedRule,
+    group: Group,
+    rows: _Rows,
+    needed: int | None,
+    margin: float | None,
+    assumed: str,
+    given: Assumptions,
 ) -> PlanRow:
-    rows = None if needed is None else math.ceil(needed * given.design_effect)
+    effect = rows.effect(given.icc)
+    in_all = None if needed is None else math.ceil(needed * effect)
     return PlanRow(
         rule=rule.name,
         metric=rule.metric,
         group=group,
         bound=rule.bound,
-        rows_available=n,
-        rows_needed=rows,
+        rows_available=rows.n,
+        rows_needed=in_all,
         smallest_margin=None if margin is None else round(margin, 9),
-        enough=rows is not None and n >= rows,
-        assumption=f"{assumed}; power {given.power:g}; design effect {given.design_effect:g}",
+        enough=in_all is not None and rows.n >= in_all,
+        design_effect=effect,
+        assumption=f"{assumed}; power {given.power:g}{_effect_words(effect)}",
     )
+
+
+def _effect_words(effect: float) -> str:
+    return f"; design effect {effect:g}"
 
 
 def _smallest(enough: Callable[[float], bool]) -> float | None:
