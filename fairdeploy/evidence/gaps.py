@@ -38,6 +38,8 @@ class GapEstimate:
         Levels without denominator.
     smallest_n : int
         Smallest denominator of a level.
+    smallest_buckets : int or None
+        Non-empty buckets of that level; None where rows are not clustered.
     deviations : array [replicates]
         Sorted ranges of (estimate - truth) over the levels.
     method : str
@@ -48,6 +50,7 @@ class GapEstimate:
     lowest: str | None
     undefined: tuple[str, ...]
     smallest_n: int
+    smallest_buckets: int | None
     deviations: Floats
     method: str
 
@@ -76,11 +79,12 @@ def gap_estimate(tally: Tally, metric: GapMetric, attribute: str, *, seed: int) 
     weights = _bucket_weights(rng, tally) if tally.schema.clustered and tally.rows else None
     value, highest, lowest = -1.0, "", ""
     undefined: set[str] = set()
-    smallest_n, deviations = tally.rows, np.zeros(REPLICATES)
+    smallest: list[tuple[int, int]] = []
+    deviations = np.zeros(REPLICATES)
     for rate in metric.rates:
         counts = rate.counts(tally, (attribute,))
         n, hits = counts.n[:, : len(levels)], counts.deployed[:, : len(levels)]
-        smallest_n = min(smallest_n, int(n.sum(0).min()))
+        smallest += zip(n.sum(0).tolist(), (n > 0).sum(0).tolist(), strict=True)
         undefined |= {level for level, rows in zip(levels, n.sum(0), strict=True) if rows == 0}
         if undefined or len(levels) < 2:
             continue
@@ -91,10 +95,12 @@ def gap_estimate(tally: Tally, metric: GapMetric, attribute: str, *, seed: int) 
         deviations = np.maximum(deviations, np.ptp(drawn, axis=1))
         if np.ptp(rates) > value:
             value, highest, lowest = float(np.ptp(rates)), levels[int(rates.argmax())], levels[int(rates.argmin())]
+    rows, buckets = min(smallest, default=(0, 0))
+    size = (rows, buckets if tally.schema.clustered else None)
     if undefined or len(levels) < 2:
         missing = tuple(level for level in levels if level in undefined)
-        return GapEstimate(None, None, None, missing, smallest_n, deviations, method)
-    return GapEstimate(value, highest, lowest, (), smallest_n, np.sort(deviations), method)
+        return GapEstimate(None, None, None, missing, *size, deviations, method)
+    return GapEstimate(value, highest, lowest, (), *size, np.sort(deviations), method)
 
 
 def _bucket_weights(rng: np.random.Generator, tally: Tally) -> Floats:

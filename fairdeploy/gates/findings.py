@@ -10,7 +10,14 @@ import numpy as np
 
 from fairdeploy.evidence import metrics
 from fairdeploy.evidence.cells import cells
-from fairdeploy.evidence.clusters import EffectiveChange, EffectiveRate, effective_change, effective_rate
+from fairdeploy.evidence.clusters import (
+    Effective,
+    EffectiveChange,
+    EffectiveRate,
+    cluster_count,
+    effective_change,
+    effective_rate,
+)
 from fairdeploy.evidence.gaps import gap_estimate
 from fairdeploy.evidence.intervals import PERCENTILE_METHOD, holm, mcnemar_p, percentile, percentile_bounds, two_sided
 from fairdeploy.evidence.judge import Evidence, changes_cluster
@@ -88,6 +95,7 @@ def _changes(rule: Rule, tally: Tally, *, clustered: bool) -> list[Finding]:
         np.concatenate([getattr(p, name) for p in parts]) for name in ("lost", "gained", "n", "effect")
     )
     notes = [note for part in parts for note in part.notes]
+    buckets = [one for part in parts for one in _buckets(part)]
     lower, upper = (np.concatenate(side) for side in zip(*(p.bounds(rule.confidence) for p in parts), strict=True))
     defined = n > 0
     chance = np.ones(len(n))
@@ -100,25 +108,14 @@ def _changes(rule: Rule, tally: Tally, *, clustered: bool) -> list[Finding]:
             continue
         loss = float((lost[at] - gained[at]) / n[at])
         harmed = loss > rule.bound and chance[at] < 1 - rule.confidence
-        status = _decide(float(lower[at]), float(upper[at]), rule.bound)
+        bounds = loss, float(lower[at]), float(upper[at])
+        status = _decide(*bounds[1:], rule.bound)
         needed = _more_rows(rule, int(n[at]), loss, flip_rate, float(effect[at])) if status == "inconclusive" else None
         if harmed and status == "inconclusive":
             status, needed = "fail", None
-        reason = _change_reason(rule, group, status, loss, float(lower[at]), float(upper[at]), int(n[at]), needed)
-        found.append(
-            Finding(
-                group,
-                status,
-                loss,
-                float(lower[at]),
-                float(upper[at]),
-                "rate",
-                int(n[at]),
-                "Tango, paired" + notes[at],
-                reason,
-                needed,
-            )
-        )
+        rows = _rows(int(n[at]), needed, buckets[at])
+        reason = _change_reason(rule, group, status, *bounds, rows)
+        found.append(Finding(group, status, *bounds, "rate", int(n[at]), "Tango, paired" + notes[at], reason, needed))
     return found
 
 
@@ -132,14 +129,12 @@ def _more_rows(rule: Rule, n: int, loss: float, flip_rate: float, effect: float)
     return max(n + 1, math.ceil(needed))
 
 
-def _change_reason(
-    rule: Rule, group: Group, status: Status, loss: float, lower: float, upper: float, n: int, needed: int | None
-) -> str:
+def _change_reason(rule: Rule, group: Group, status: Status, loss: float, lower: float, upper: float, rows: str) -> str:
     fell, risen = ("rose", "fell") if rule.condition == "max_increase" else ("fell", "rose")
     text = f"The {rule.words} of {words(group)} "
     text += f"{fell if loss > 0 else risen} by {points(abs(loss))} points" if loss else "did not change"
     text += f" against the {rule.against} network"
-    allowed, sure = f"at most {points(rule.bound)} allowed", f"{100 * rule.confidence:g} % sure"
+    allowed, sure = f"at most {_own_digits(rule)} allowed", f"{100 * rule.confidence:g} % sure"
     if status == "pass":
         return f"{text}; {sure} that it {fell} by less than {points(max(upper, 0), rule.bound)} ({allowed})."
     if status == "fail" and lower > rule.bound:
@@ -147,26 +142,29 @@ def _change_reason(
     if status == "fail":
         return f"{text} ({allowed}; {sure}, over all groups together, that it {fell} at all)."
     fallen = {"fell": "fallen", "rose": "risen"}[fell]
-    return f"{text}, but may have {fallen} by up to {points(upper, rule.bound)} ({allowed}): {_rows(n, needed)}."
+    return f"{text}, but may have {fallen} by up to {points(upper, rule.bound)} ({allowed}): {rows}."
 
 
-def _rows(n: int, needed: int | None) -> str:
+def _buckets(summary: Effective) -> list[int | None]:
+    return [None] * len(summary.n) if summary.buckets is None else summary.buckets.tolist()
+
+
+def _rows(n: int, needed: int | None, buckets: int | None) -> str:
     there = f"{n} row{'s' if n != 1 else ''}"
-    return f"{there}, about {needed} needed" if needed else f"{there}, and more of them may not settle it"
+    if not needed:
+        return f"{there}, and more of them may not settle it"
+    if not buckets:
+        return f"{there}, about {needed} needed"
+    clusters = math.ceil(needed * cluster_count(buckets, n) / n)
+    return (
+        f"{there}, about {needed} needed, the further ones from new clusters (people, drawings), "
+        f"about {clusters} clusters in all"
+    )
 
 
 def _undefined(rule: Rule, group: Group) -> Finding:
-    return Finding(
-        group,
-        "undefined",
-        None,
-        None,
-        None,
-        "rate",
-        0,
-        "none",
-        f"The {rule.words} of {words(group)} is undefined: no rows.",
-    )
+    reason = f"The {rule.words} of {words(group)} is undefined: no rows."
+    return Finding(group, "undefined", None, None, None, "rate", 0, "none", reason)
 
 
 def _absolute(rule: Rule, tally: Tally) -> Iterator[Finding]:
@@ -196,7 +194,7 @@ def _rate(rule: Rule, group: Group, summary: EffectiveRate, at: int) -> Finding:
         if (value > rule.bound) == (rule.condition == "min") and value != rule.bound:
             rows = rate_rows_needed(rule.bound, value, alpha=1 - rule.confidence)
             needed = None if rows is None else max(n + 1, math.ceil(rows * float(summary.effect[at])))
-        reason = f"{reason[:-1]}: {_rows(n, needed)}."
+        reason = f"{reason[:-1]}: {_rows(n, needed, _buckets(summary)[at])}."
     return Finding(group, status, value, lower, upper, "rate", n, "Clopper-Pearson" + summary.notes[at], reason, needed)
 
 
@@ -216,7 +214,7 @@ def _gap(rule: Rule, tally: Tally, attribute: str, seed: int) -> Finding:
         if estimate.value < rule.bound:
             shrink = (upper - estimate.value) / (rule.bound - estimate.value)
             needed = max(n + 1, math.ceil(n * shrink**2))
-        reason = f"{reason[:-1]}: smallest group {_rows(n, needed)}."
+        reason = f"{reason[:-1]}: smallest group {_rows(n, needed, estimate.smallest_buckets)}."
     return Finding(group, status, estimate.value, lower, upper, "rate", n, estimate.method, reason, needed)
 
 
@@ -248,7 +246,7 @@ def _bounded(rule: Rule, value: float, low: float | None, high: float | None, ru
     unit = "ms" if rule.unit == "ms" else f"times that of the {rule.against} network"
     text = f"The {rule.words} is {value:.3g} {unit}"
     if status == "inconclusive" and high is None:
-        reason = f"{text}, and {runs} runs are too few for a bound (at most {rule.bound:g} allowed)."
+        reason = f"{text}, and {runs} runs are too few for a bound (at most {_own_digits(rule)} allowed)."
     else:
         reason = (
             f"{text}{_sure(rule, status, lower, upper, _plain)}{f': {runs} runs' if status == 'inconclusive' else ''}."
@@ -272,13 +270,18 @@ def _decide(lower: float, upper: float, bound: float, *, at_least: bool = False)
 
 def _sure(rule: Rule, status: Status, lower: float, upper: float, show: Show) -> str:
     at_least = rule.condition == "min"
-    allowed = f"at {'least' if at_least else 'most'} {show(rule.bound)} {'required' if at_least else 'allowed'}"
+    allowed = f"at {'least' if at_least else 'most'} {_own_digits(rule)} {'required' if at_least else 'allowed'}"
     if status == "inconclusive":
         extreme = f"low as {show(lower, rule.bound)}" if at_least else f"high as {show(upper, rule.bound)}"
         return f", but may be as {extreme} ({allowed})"
     above = at_least == (status == "pass")
     beyond = f"{'above' if above else 'below'} {show(lower if above else upper, rule.bound)}"
     return f"; {100 * rule.confidence:g} % sure that it is {beyond} ({allowed})"
+
+
+def _own_digits(rule: Rule) -> str:
+    """Write a rule's bound as it was set, a rate in points."""
+    return f"{100 * rule.bound if rule.unit == 'rate' else rule.bound:g}"
 
 
 def points(rate: float, beside: float | None = None) -> str:

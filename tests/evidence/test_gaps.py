@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fairdeploy.evidence import Schema, Tally, metrics
-from fairdeploy.evidence.gaps import gap_estimate
+from fairdeploy.evidence.gaps import GapEstimate, gap_estimate
 
 LEVELS = ("a", "b", "c", "d", "e")
 
@@ -105,6 +105,21 @@ def test_a_group_of_one_row_looks_uncertain_and_all_equal_predictions_are_not_ce
     assert gap_estimate(one, metrics.equal_opportunity_difference, "g", seed=0).interval(0.95)[1] > 0.5
     none = tally_of({("a", 1, 0, 0): 40, ("b", 1, 0, 0): 40})
     assert gap_estimate(none, metrics.demographic_parity_difference, "g", seed=0).interval(0.95)[1] > 0.03
+
+
+def test_the_margin_is_the_deviation_that_the_wanted_share_does_not_exceed():
+    estimate = GapEstimate(0.2, "a", "b", (), 9, None, np.arange(1, 101) / 1000, "by hand")
+    assert estimate.interval(0.95) == pytest.approx((0.2 - 0.096, 0.2 + 0.096))
+    assert estimate.interval(0.9) == pytest.approx((0.2 - 0.091, 0.2 + 0.091))
+
+
+def test_the_smallest_group_is_known_by_its_rows_and_buckets():
+    clusters = simulate(np.random.default_rng(0), n=50, rates=[0.9] * 5, size=5, icc=0.3)
+    estimate = gap_estimate(clusters, metrics.accuracy_difference, "g", seed=0)
+    assert estimate.smallest_n == 50
+    assert 8 <= estimate.smallest_buckets <= 10
+    rows = simulate(np.random.default_rng(0), n=50, rates=[0.9] * 5)
+    assert gap_estimate(rows, metrics.accuracy_difference, "g", seed=0).smallest_buckets is None
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not():

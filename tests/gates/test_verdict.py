@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from fairdeploy.errors import ConfigError, ExitCode, IntegrityError
 from fairdeploy.evidence import Evidence, Schema, Tally, judge
@@ -40,7 +41,7 @@ def test_harmless_changes_pass_and_say_what_is_closest(tally_of):
     assert statuses(verdict) == {(): "pass", ("a",): "pass", ("b",): "pass"}
     assert verdict.sentence == (
         "On here, all 3 checks hold; closest: the true positive rate of g b did not change against the dense network; "
-        "95 % sure that it fell by less than 0.3 (at most 1.0 allowed)."
+        "95 % sure that it fell by less than 0.3 (at most 1 allowed)."
     )
     assert {cell.where for cell in verdict.cells} == {"gates.yaml:2"}
 
@@ -53,7 +54,7 @@ def test_a_degraded_group_fails_and_is_named(tally_of):
     assert (cell.group, cell.status, cell.value, cell.n) == ({"g": "b"}, "fail", 0.035, 2000)
     assert cell.lower > 0.01
     assert (
-        "g b fell by 3.5 points against the dense network (at most 1.0 allowed; 95 % sure it is at least 2."
+        "g b fell by 3.5 points against the dense network (at most 1 allowed; 95 % sure it is at least 2."
         in verdict.sentence
     )
 
@@ -428,3 +429,81 @@ def test_evidence_that_claims_the_references_own_file_against_its_tally_does_not
     honest = evidence_of(tally_of({**group("a", 2000), **group("b", 2000, 100)}))
     forged = Evidence(honest.record.model_copy(update={"identical_to": ("dense",)}), honest.tallies)
     assert gate(forged, Gates(rules=(DROP,))).status == "fail"
+
+
+def test_a_rate_gate_uses_the_exact_one_sided_bound(tally_of):
+    rule = Rule(metric="accuracy", condition="min", bound=0.9)
+    cell = decide(rule, tally_of({**group("a", 1000), **group("b", 1000, lost=60)})).cells[2]
+    assert cell.lower == pytest.approx(stats.beta.ppf(0.05, 940, 61), abs=1e-9)
+    assert cell.upper == pytest.approx(stats.beta.ppf(0.95, 941, 60), abs=1e-9)
+
+
+def test_rows_of_one_person_count_as_one_in_a_rate_gate():
+    """Four people of 50 rows, one of them wrong throughout: 3 of 4, not 150 of 200."""
+    tally = in_clusters(200, 50, flips=50)
+    rule = Rule(metric="true_positive_rate", condition="min", bound=0.5)
+    cell = decide(rule, tally).cells[1]
+    assert cell.status == "inconclusive"
+    assert cell.method == "Clopper-Pearson, clustered (few clusters: one counts as one row)"
+    # between people, 4/3 of the variance of four independent rows is seen: effect 200/3
+    assert cell.lower == pytest.approx(stats.beta.ppf(0.05, 0.75 * 3, 0.25 * 3 + 1), abs=1e-9)
+    assert cell.lower < 0.5 < stats.beta.ppf(0.05, 150, 51)
+
+
+def test_chance_and_rows_needed_count_clusters():
+    """Eight rows of four people lost: beyond the margin, but four of four people is what may be chance."""
+    rule = DROP.model_copy(update={"bound": 0.015})
+    tally = in_clusters(400, 2, flips=8)
+    together, apart = (decide(rule, one).cells[1] for one in (tally, unclustered(tally)))
+    assert apart.status == "fail"  # exact McNemar of 8 against 0, twice, is 0.008
+    assert together.status == "inconclusive"  # of 4 against 0, twice, it is 0.125
+    few = in_clusters(60, 20)
+    together, apart = (decide(DROP, one).cells[1] for one in (few, unclustered(few)))
+    assert together.rows_needed == pytest.approx(20 * apart.rows_needed, rel=0.01)
+
+
+def unclustered(tally):
+    """The same rows as if each were of another person."""
+    at = tally.coordinates
+    rows = np.repeat(np.arange(len(tally.counts)), tally.counts)
+    return Tally.count(
+        Schema(attributes={"g": ("a", "b")}, contexts={}, classes=("no", "yes")),
+        ids=[str(one) for one in range(len(rows))],
+        labels=at["label"][rows],
+        attributes={"g": np.array(["a"] * len(rows))},
+        contexts={},
+        clusters=None,
+        reference=at["reference"][rows],
+        deployed=at["deployed"][rows],
+    )
+
+
+def test_rows_needed_must_come_from_new_clusters(tally_of):
+    cell = decide(DROP, in_clusters(200, 20)).cells[1]
+    about = round(cell.rows_needed / 20)
+    assert (
+        f"200 rows, about {cell.rows_needed} needed, the further ones from new clusters (people, drawings), about "
+        in (cell.reason)
+    )
+    said = int(cell.reason.split("about ")[-1].split()[0])
+    assert said == pytest.approx(about, rel=0.03)
+    apart = decide(DROP, tally_of({**group("a", 200), **group("b", 200)}))
+    assert not [one for one in apart.cells if "clusters" in one.reason]
+
+
+def test_rate_and_gap_gates_ask_for_new_clusters_too():
+    tally = in_clusters(400, 20, flips=20)
+    asked = decide(Rule(metric="accuracy", condition="min", bound=0.9), tally).cells[1]
+    assert "new clusters" in asked.reason
+    two = clustered(1.0)
+    gap = Rule(metric="accuracy_difference", condition="max", bound=0.05)
+    assert "new clusters" in decide(gap, two).cells[0].reason
+
+
+@pytest.mark.parametrize(("bound", "said"), [(0.0225, "2.25"), (0.02, "2"), (0.005, "0.5"), (0.12345, "12.345")])
+def test_the_margin_is_said_with_all_its_digits(tally_of, bound, said):
+    tally = tally_of({**group("a", 2000, 5, 5), **group("b", 900, 60, 10)})
+    verdict = decide(DROP.model_copy(update={"bound": bound}), tally)
+    assert all(f"at most {said} allowed" in cell.reason for cell in verdict.cells)
+    worst = decide(Rule(metric="accuracy", condition="min", bound=bound), tally)
+    assert all(f"at least {said} required" in cell.reason for cell in worst.cells)
