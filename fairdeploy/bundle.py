@@ -29,7 +29,7 @@ from fairdeploy.evidence import Evidence, Tally
 from fairdeploy.evidence.records import EvidenceRecord, Reference
 from fairdeploy.gates import Gates, Verdict
 from fairdeploy.model import ModelSpec
-from fairdeploy.records import Record, file_digest, write_atomic
+from fairdeploy.records import Record, digest, file_digest, write_atomic
 from fairdeploy.target import Target
 
 
@@ -99,7 +99,8 @@ class BuildRecord(Record):
     """What all targets of one build share.
 
     `attempts` counts the builds that were judged on this very evaluate split in this project's folder, `gate_sets`
-    the different sets of gates that they were judged under.
+    the different sets of gates that they were judged under. `inputs` are the digests of all that went in: the user's
+    code and weights, the configuration, and each split.
     """
 
     schema_version: Literal[1] = 1
@@ -117,6 +118,7 @@ class BuildRecord(Record):
     compact_size_bytes: int
     group_counts: tuple[GroupCount, ...]
     decisions: tuple[LogEntry, ...]
+    inputs: dict[str, str]
     times: tuple[StationTime, ...]
     attempts: int
     gate_sets: int
@@ -210,6 +212,8 @@ def load_bundle(folder: Path) -> Bundle:
         verdict=Verdict.load(folder / "verdict.json"),
     )
     verdict, evidence = bundle.verdict, bundle.evidence
+    if len({manifest.target, bundle.target.id, evidence.target, verdict.target}) != 1:
+        raise IntegrityError(f"{folder}: its files are of different targets")
     if verdict.evidence_digest != evidence.digest or verdict.gates_digest != bundle.gates.digest:
         raise IntegrityError(f"{folder}: the verdict was made for other evidence or other gates")
     if evidence.spec_digest != bundle.spec.digest:
@@ -247,7 +251,27 @@ def load_build(folder: Path) -> tuple[BuildRecord, list[Bundle]]:
     if not (folder / "build.json").is_file():
         raise ConfigError("no build here: run 'fairdeploy build' first", file=folder)
     build = BuildRecord.load(folder / "build.json")
-    return build, [load_bundle(folder / target) for target in build.targets]
+    bundles = [load_bundle(folder / target) for target in build.targets]
+    if build.build_id != build_identity(build, {one.target.id: (one.target, one.verdict) for one in bundles}):
+        raise IntegrityError(f"{folder}: build.json or a whole bundle is not what was sealed")
+    foreign = [one.target.id for one in bundles if one.manifest.build_id != build.build_id]
+    if foreign:
+        raise IntegrityError(f"{folder}: bundles of another build: {', '.join(foreign)}")
+    for name, known in (bundles[0].evidence.reference_digests if bundles else {}).items():
+        reference = folder / "references" / f"{name}.onnx"
+        if not reference.is_file() or file_digest(reference) != known:
+            raise IntegrityError(f"{folder}: references/{name}.onnx is not the reference of this build")
+    return build, bundles
+
+
+def build_identity(build: BuildRecord, targets: Mapping[str, tuple[Target, Verdict]]) -> str:
+    """Return a build's id: a digest over all that it says, except what differs from run to run."""
+    varying = {"build_id", "attempts", "gate_sets", "times", "machine", "versions"}
+    parts = {
+        "record": build.model_dump(mode="json", exclude=varying),
+        "targets": {name: [target.digest, verdict.digest] for name, (target, verdict) in targets.items()},
+    }
+    return digest(parts)[:12]
 
 
 def _files(folder: Path) -> list[Path]:

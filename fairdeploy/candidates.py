@@ -290,7 +290,8 @@ class Networks:
             report.save(out / "export.json")
 
         versions = {name: _version(name) for name in ("torch", "onnx", "onnxscript", "onnxslim")}
-        return self.store.run("export", produce, of=of, source=source, spec=self.project.spec.digest, versions=versions)
+        parts = {"source": source, "model": self.identity, "spec": self.project.spec.digest, "versions": versions}
+        return self.store.run("export", produce, of=of, **parts)
 
 
 def _name(level: float) -> str:

@@ -84,7 +84,12 @@ class Outcome:
             target=self.target.id,
             build_id=build.build_id,
             fake_device=self.fake,
-            parents={"evidence": record.digest, "verdict": self.verdict.digest, **record.reference_digests},
+            parents={
+                "evidence": record.digest,
+                "verdict": self.verdict.digest,
+                **record.reference_digests,
+                **build.inputs,
+            },
             versions=build.versions,
             machine=build.machine,
             seed=build.seed,

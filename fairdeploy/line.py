@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fairdeploy import __version__
+from fairdeploy import __version__, backends
+from fairdeploy.calibrate import load_recipe
 from fairdeploy.candidates import Candidate, Networks
 from fairdeploy.choose import Choice, choose
 from fairdeploy.data import SPLITS, Split, StoredSplit, check_overlap, load_splits, materialise
 from fairdeploy.deploy import Deployment, References
 from fairdeploy.devices import Device, HostDevice
+from fairdeploy.errors import StageError, TargetError
 from fairdeploy.evidence.records import StageName
 from fairdeploy.gates import Gates, gates_of, parse_gates
 from fairdeploy.measure import Meter, Model, Predictions
@@ -78,6 +80,9 @@ class Line:
     def targets(self, only: tuple[str, ...]) -> list[tuple[TargetUsed, Gates]]:
         """Return the targets with all their gates, fixed before anything is evaluated."""
         used = resolve_targets(self.project, self.document, self.folder, only)
+        for one in used:
+            backends.load(one.target.runtime.backend)
+            load_recipe(one.target.quantization.calibration, self.folder)
         return [(one, gates_of(one, self.project.task)) for one in used]
 
     @cached_property
@@ -157,4 +162,7 @@ class Line:
 
     def predict(self, model: Model, split: StoredSplit, of: str) -> Predictions:
         """Predict a split on this host."""
-        return self.meter.predict(model, split, device=self.host, of=of)
+        try:
+            return self.meter.predict(model, split, device=self.host, of=of)
+        except TargetError as error:
+            raise StageError(f"the {of} network cannot be run, so nothing can be judged: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from fairdeploy import backends
 from fairdeploy.data import Rows, StoredSplit
 from fairdeploy.devices import Device, DeviceFacts, Job
 from fairdeploy.devices.package import build_zipapp
+from fairdeploy.errors import BackendError, DataError
 from fairdeploy.evidence import Schema, Tally
 from fairdeploy.model import ModelSpec
 from fairdeploy.project import Groups
@@ -56,8 +57,9 @@ class Model:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities [n, classes] of one split at one stage, in the order of its rows, and how they were made."""
+    """Ids [n] and probabilities [n, classes] of one split at one stage, and how they were made."""
 
+    ids: NDArray[np.str_]
     probabilities: NDArray[np.float32]
     run: Run
 
@@ -95,7 +97,10 @@ class Meter:
             If the runtime crashed, hung or gave NaN.
         """
         kept = self._run("predictions", model, split, Measure(), device, of)
-        return Predictions(np.load(kept.folder / "probabilities.npy", allow_pickle=False), _run(kept))
+        ids, probabilities = (
+            np.load(kept.folder / f"{name}.npy", allow_pickle=False) for name in ("ids", "probabilities")
+        )
+        return Predictions(ids, probabilities, _run(kept))
 
     def latency(self, model: Model, split: StoredSplit, *, device: Device, measure: Measure, of: str) -> Latencies:
         """Return single-stream latencies [runs] in milliseconds, after a warm-up, on rows of a split."""
@@ -105,6 +110,9 @@ class Meter:
     def tally(self, split: StoredSplit, reference: Predictions, deployed: Predictions) -> Tally:
         """Count a model's predictions on a split, paired with a reference's."""
         rows = split.rows
+        for one in (reference, deployed):
+            if not np.array_equal(one.ids, rows.ids):
+                raise DataError("predictions are not of the split's rows, in their order: run the build again")
         return Tally.count(
             self.schema(rows),
             ids=rows.ids,
@@ -139,11 +147,11 @@ class Meter:
                 Job(model.backend, model.file, model.precision, self.spec, inputs, what=what, measure=measure)
             )
             if what == "predictions":
-                assert result.probabilities is not None
-                np.save(out / "probabilities.npy", result.probabilities)
+                shape = (len(split.rows), len(self.spec.classes))
+                np.save(out / "probabilities.npy", _finite(result.probabilities, shape, device))
+                np.save(out / "ids.npy", split.rows.ids)
             else:
-                assert result.latencies_ms is not None
-                np.save(out / "latencies_ms.npy", result.latencies_ms)
+                np.save(out / "latencies_ms.npy", _finite(result.latencies_ms, (measure.runs,), device))
             Run(
                 facts=result.facts,
                 runtime=result.runtime,
@@ -164,6 +172,13 @@ class Meter:
             device=device.key(),
             runner=_runner_digest(model.backend),
         )
+
+
+def _finite(values: NDArray[Any] | None, shape: tuple[int, ...], device: Device) -> NDArray[Any]:
+    if values is None or values.shape != shape or not np.isfinite(values).all():
+        got = "nothing" if values is None else f"{list(values.shape)}, {int((~np.isfinite(values)).sum())} not finite"
+        raise BackendError(f"device '{device.name}' answered {got}; expected {list(shape)} finite numbers")
+    return values
 
 
 def _runner_digest(name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from fairdeploy.records import Record
+from fairdeploy.records import Record, digest
 
 Task = Literal["binary-classification", "multiclass-classification"]
 Dimension = Literal["batch"] | Annotated[int, Field(ge=1)]
@@ -77,6 +77,11 @@ class ModelSpec(Record):
     output: Literal["logits", "probabilities"] = "logits"
     classes: tuple[str, ...] = ("negative", "positive")
     decision: Decision = Decision()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the record and of the order of its inputs, which is that of the network's arguments."""
+        return digest([self.model_dump(mode="json"), list(self.inputs)])
 
     @model_validator(mode="after")
     def _classes_fit_the_task(self) -> ModelSpec:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from fairdeploy import yamlfile
 from fairdeploy.errors import ConfigError
@@ -17,7 +17,17 @@ from fairdeploy.yamlfile import Document, KeyPath
 
 CONFIG_NAME = "fairdeploy.yaml"
 ImportString = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+def _not_reserved(name: str) -> str:
+    if name == "references":
+        raise ValueError("'references' is a folder of every build: choose another id")
+    return name
+
+
 Fraction = Annotated[float, Field(gt=0, le=1)]
+
+TargetId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$"), AfterValidator(_not_reserved)]
 
 
 class ModelSource(Record):
@@ -107,7 +117,7 @@ class TargetUse(Record):
     """One entry under ``targets:``: a target file, under an id of its own, with gates of the place."""
 
     use: str
-    id: str | None = None
+    id: TargetId | None = None
     gates: dict[str, Any] = Field(default_factory=dict)
 
 

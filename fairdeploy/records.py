@@ -29,10 +29,10 @@ class Record(BaseModel):
         return digest(self.model_dump(mode="json"))
 
     def save(self, path: Path) -> None:
-        """Write the record as indented JSON with sorted keys, atomically."""
+        """Write the record as indented JSON in the order of its fields, atomically."""
         import json
 
-        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
+        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False)
         write_atomic(path, (text + "\n").encode())
 
     @classmethod

@@ -6,6 +6,7 @@ compiles, runs, judges, gates and seals on its own: when one fails the others go
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -14,9 +15,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fairdeploy import __version__
-from fairdeploy.bundle import BuildRecord, Bundle, GroupCount, StationTime, load_build, load_evidence
+from fairdeploy.bundle import BuildRecord, Bundle, GroupCount, StationTime, build_identity, load_build, load_evidence
 from fairdeploy.choose import Choice
 from fairdeploy.data import StoredSplit, count_groups
 from fairdeploy.deploy import Outcome, References, versions
@@ -27,7 +29,7 @@ from fairdeploy.evidence.records import EvidenceRecord, StageName
 from fairdeploy.gates import Verdict, gate, gates_of, worst_exit
 from fairdeploy.line import STATE, Line, Listener
 from fairdeploy.measure import Predictions
-from fairdeploy.project import CONFIG_NAME, load_project, resolve_targets
+from fairdeploy.project import CONFIG_NAME, Project, load_project, resolve_targets
 from fairdeploy.records import digest, write_atomic
 from fairdeploy.store import Kept
 
@@ -98,19 +100,13 @@ def latest(folder: Path) -> Path:
 def _seal_build(
     line: Line, splits: dict[str, StoredSplit], references: References, choice: Choice, outcomes: list[Outcome]
 ) -> Build:
-    parts = {
-        "fairdeploy": __version__,
-        "project": line.project.name,
-        "candidates": [one.model_dump(mode="json") for one in choice.records],
-        "targets": {one.target.id: one.verdict.digest for one in outcomes},
-    }
-    build_id = digest(parts)[:12]
+    record = _record(line, splits, references, choice, outcomes)
+    build_id = build_identity(record, {one.target.id: (one.target, one.verdict) for one in outcomes})
     place = line.folder / BUILDS / build_id
     attempts, gate_sets = _count_looks(line.folder, build_id, outcomes)
     if not (place / "build.json").is_file():
-        record = _record(line, splits, references, choice, outcomes).model_copy(
-            update={"build_id": build_id, "attempts": attempts, "gate_sets": gate_sets}
-        )
+        looks = {"build_id": build_id, "attempts": attempts, "gate_sets": gate_sets}
+        record = record.model_copy(update=looks)
         place.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=place.parent, prefix=".sealing-"))
         try:
@@ -121,10 +117,10 @@ def _seal_build(
             shutil.copyfile(references.compact, work / "references" / "compact.onnx")
             record.save(work / "build.json")
             work.chmod(0o755)
-            work.replace(place)
-        except BaseException:
+            with contextlib.suppress(OSError):  # another build of the same was faster; load_build checks what is there
+                work.replace(place)
+        finally:
             shutil.rmtree(work, ignore_errors=True)
-            raise
     _point_latest(place)
     sealed, bundles = load_build(place)
     return Build(place, sealed, bundles, times=_times(line))
@@ -154,6 +150,11 @@ def _record(
             for name, split in splits.items()
             for attribute, level, rows in count_groups(split, project.groups)
         ),
+        inputs={
+            "model": line.networks(splits).identity,
+            "configuration": digest(line.document.data),
+            **{f"data {name}": split.fingerprint for name, split in splits.items()},
+        },
         decisions=(*choice.decisions, *(one.decision for one in outcomes)),
         times=_times(line),
         machine=_machine(),
@@ -178,17 +179,28 @@ def _times(line: Line) -> tuple[StationTime, ...]:
 def _count_looks(folder: Path, build_id: str, outcomes: list[Outcome]) -> tuple[int, int]:
     """Note this look at the evaluate split; return how many builds and how many sets of gates it has seen here."""
     log = folder / STATE / "attempts.jsonl"
-    lines = log.read_text().splitlines() if log.is_file() else []
+    looks = _looks(log)
     data = outcomes[0].evidence.record.data_fingerprint
     gates = {one.target.id: one.gates.digest for one in outcomes}
     verdicts = {one.target.id: one.verdict.status for one in outcomes}
     entry = {"build": build_id, "data": data, "gates": gates, "verdicts": verdicts}
-    if not any(json.loads(line)["build"] == build_id for line in lines):
-        lines.append(json.dumps(entry, sort_keys=True))
-        write_atomic(log, ("\n".join(lines) + "\n").encode())
-    looks = [look for look in map(json.loads, lines) if look["data"] == data]
+    if not any(look["build"] == build_id for look in looks):
+        looks.append(entry)
+        write_atomic(log, "".join(json.dumps(look, sort_keys=True) + "\n" for look in looks).encode())
+    looks = [look for look in looks if look["data"] == data]
     sets = {target: {look["gates"].get(target) for look in looks} - {None} for target in gates}
     return len(looks), max(len(one) for one in sets.values())
+
+
+def _looks(log: Path) -> list[dict[str, Any]]:
+    """Read the log of looks; raises ConfigError where it was damaged, since a lost look would flatter."""
+    try:
+        found = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
+        if all({"build", "data", "gates"} <= look.keys() for look in found):
+            return found
+    except (ValueError, AttributeError):
+        pass
+    raise ConfigError("is damaged or of an older version: move it away; looks are then counted anew", file=log)
 
 
 def _point_latest(place: Path) -> None:
@@ -209,7 +221,7 @@ def regate(folder: Path, build_folder: Path, only: tuple[str, ...] = (), *, conf
         If a bundle is not what was sealed.
     """
     project, document = load_project(folder, config)
-    _, bundles = load_build(build_folder)
+    _, bundles = _build_of(project, build_folder)
     built = {bundle.target.id: bundle for bundle in bundles}
     verdicts = []
     for used in resolve_targets(project, document, folder, only or tuple(built)):
@@ -219,6 +231,16 @@ def regate(folder: Path, build_folder: Path, only: tuple[str, ...] = (), *, conf
             )
         verdicts.append(gate(load_evidence(built[used.target.id]), gates_of(used, project.task)))
     return verdicts
+
+
+def _build_of(project: Project, build_folder: Path) -> tuple[BuildRecord, list[Bundle]]:
+    """Load a build and refuse one of another project or another model spec."""
+    build, bundles = load_build(build_folder)
+    if build.project != project.name:
+        raise ConfigError(f"this build is of project '{build.project}', not '{project.name}'", file=build_folder)
+    if any(one.spec.digest != project.spec.digest for one in bundles):
+        raise ConfigError("this build was made for other inputs, preprocessing or decision rule", file=build_folder)
+    return build, bundles
 
 
 def verify_artifact(
@@ -257,6 +279,8 @@ def verify_artifact(
             raise ConfigError(f"no such file: give it with {what}", file=file)
     line = Line(folder, config, listener=listener or Listener())
     ((used, gates),) = line.targets((name,))
+    if compact != dense:
+        _build_of(line.project, latest(folder))
     splits = line.splits(("calibrate", "evaluate"))
     references = line.references(dense, compact, splits["evaluate"])
     stages: dict[StageName, Predictions] = {

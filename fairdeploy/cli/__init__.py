@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 
 import cyclopts
@@ -51,10 +53,11 @@ def main(argv: Sequence[str] | None = None, *, with_devices: Mapping[str, Device
         Devices by target id in the place of this host, as `fairdeploy.testing.FakeDevice`.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    code = ExitCode.NOTHING_JUDGED
     with devices(with_devices or {}):
         try:
-            code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-            return int(code or ExitCode.DONE)
+            code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value") or ExitCode.DONE
+            sys.stdout.flush()
         except cyclopts.CycloptsError as error:
             complain(str(error))
             return ExitCode.USAGE
@@ -64,9 +67,17 @@ def main(argv: Sequence[str] | None = None, *, with_devices: Mapping[str, Device
         except KeyboardInterrupt:
             complain("interrupted; finished stations are kept")
             return ExitCode.INTERRUPTED
-        except BrokenPipeError:
-            sys.stderr.close()
-            return ExitCode.DONE
+        except BrokenPipeError:  # whoever read stdout has gone; the verdict's code stands
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (Exception, SystemExit) as error:
+            complain(f"unexpected {type(error).__name__}: {error}\n{_where(error)}; nothing was judged")
+            return ExitCode.NOTHING_JUDGED
+    return int(code)
+
+
+def _where(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return "\n".join(f"  at {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-3:])
 
 
 def run() -> None:

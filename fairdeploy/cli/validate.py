@@ -12,7 +12,7 @@ from fairdeploy.cli.common import Common, print_json
 from fairdeploy.errors import ConfigError, ExitCode
 from fairdeploy.gates import gates_of
 from fairdeploy.project import Project, resolve_targets
-from fairdeploy.target import Target
+from fairdeploy.target import Target, resolve_target
 
 
 def validate(
@@ -42,7 +42,9 @@ def _problems(file: Path) -> list[ConfigError]:
     try:
         document = yamlfile.read(file)
         if "hardware" in document.data or "extends" in document.data:
-            return yamlfile.problems(Target, document) if "extends" not in document.data else []
+            if "extends" in document.data:
+                document = resolve_target(file.stem, file.resolve().parent.parent)
+            return yamlfile.problems(Target, document)
         found = yamlfile.problems(Project, document)
         if not found:
             project = yamlfile.validate(Project, document)

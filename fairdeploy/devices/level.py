@@ -41,6 +41,8 @@ def level(
     if wanted and not f"{ran}.".startswith(f"{wanted}."):
         return "proxy", f"{backend} {ran} ran the network, but {target.id} asks for version {wanted}"
     if target.hardware.this_host:
+        if contradictions := _differences(target.hardware, facts):
+            return "proxy", f"it ran on {_name(facts)}, but {target.id} asks for {'; '.join(contradictions)}"
         if is_host:
             return "device", f"{target.id} is the machine it ran on, {_name(facts)}"
         return "proxy", f"{target.id} means the machine that runs fairdeploy, but it ran on {_name(facts)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from fairdeploy.bundle import (
     LogEntry,
     Manifest,
     StationTime,
+    build_identity,
     seal,
 )
 from fairdeploy.evidence import Evidence, Schema, Tally, judge
 from fairdeploy.gates import Gates, Rule, gate
 from fairdeploy.model import ModelSpec, TensorSpec
+from fairdeploy.records import write_atomic
 from fairdeploy.target import Hardware, Runtime, Target
 
 TONES = ("I-II", "III", "IV", "V", "VI")
@@ -144,7 +147,7 @@ def _evidence(case: Case) -> Evidence:
     references = {"dense": "dense", "compact": "exported"} if ran else {}
     return judge(
         target=case.id, level=case.level, level_reason=case.level_reason, artifact_digest="a" * 64,
-        spec_digest=SPEC.digest, data_fingerprint="d" * 64, reference_digests={"dense": "1" * 64, "compact": "2" * 64},
+        spec_digest=SPEC.digest, data_fingerprint="d" * 64, reference_digests=REFERENCES,
         runtime={"name": "ONNX Runtime", "version": "1.23.2"}, requested_precision=case.precision,
         realised_precision={case.precision: 21} if ran else {}, size_bytes=118_400, peak_memory_mb=61.5,
         tallies={name: _tally(case, rows, stage, case.end) for name, stage in references.items()}, stages=stages,
@@ -154,6 +157,7 @@ def _evidence(case: Case) -> Evidence:
     )  # fmt: skip
 
 
+REFERENCES = {name: sha256(name.encode()).hexdigest() for name in ("dense", "compact")}
 _KNOWN: dict[Case, tuple[Evidence, Gates]] = {}
 
 
@@ -202,7 +206,7 @@ def record(targets: tuple[str, ...], attribute: str = "skin_tone") -> BuildRecor
         decisions=(LogEntry(station="choose", decision="keep 50 % of the MACs", reason="smallest within 1.0 points"),
                    LogEntry(station="calibrate", decision="500 rows", reason="recipe group-balanced")),
         times=tuple(StationTime(station=name, seconds=s, cached=name == "data") for name, s in stations.items()),
-        attempts=3, gate_sets=2, machine={"cpu": "x86-64, 2 cores", "system": "Linux"},
+        attempts=3, gate_sets=2, inputs={"model": "a" * 64}, machine={"cpu": "x86-64, 2 cores", "system": "Linux"},
         versions={"onnxruntime": "1.23.2", "openvino": "2025.4"}, targets=targets,
     )  # fmt: skip
 
@@ -232,11 +236,22 @@ def kiosk_folder(kiosk: Build, tmp_path: Path) -> Path:
     """Return the folder of the same build, sealed."""
     build, bundles = kiosk
     folder = tmp_path / "build"
+    build_id = build_identity(build, {one.target.id: (one.target, one.verdict) for one in bundles})
+    build = build.model_copy(update={"build_id": build_id})
+    for name in REFERENCES:
+        write_atomic(folder / "references" / f"{name}.onnx", name.encode())
     for one in bundles:
         records = {
             "evidence.json": one.evidence, "verdict.json": one.verdict, "gates.json": one.gates,
             "model-spec.json": one.spec, "target.json": one.target,
         }  # fmt: skip
-        seal(folder / one.verdict.target, records, {}, None, **one.manifest.model_dump(exclude={"files"}))
+        seal(
+            folder / one.verdict.target,
+            records,
+            {},
+            None,
+            **one.manifest.model_dump(exclude={"files", "build_id"}),
+            build_id=build_id,
+        )
     build.save(folder / "build.json")
     return folder
