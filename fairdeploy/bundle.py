@@ -10,7 +10,7 @@
         artifact/...
         evidence.json       EvidenceRecord
         verdict.json        Verdict
-        gates.json          Gates, as fixed before the evaluation
+        gates.json          Gates, as read before the targets were run
         model-spec.json, target.json
         tally-<reference>.json
         decision-log.json

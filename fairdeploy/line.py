@@ -78,7 +78,7 @@ class Line:
         self.meter = Meter(self.store, self.project.spec, self.project.groups)
 
     def targets(self, only: tuple[str, ...]) -> list[tuple[TargetUsed, Gates]]:
-        """Return the targets with all their gates, fixed before anything is evaluated."""
+        """Return the targets with all their gates, read before anything is evaluated."""
         used = resolve_targets(self.project, self.document, self.folder, only)
         for one in used:
             backends.load(one.target.runtime.backend)

@@ -100,7 +100,7 @@ class Rule(Record):
 
 
 class Gates(Record):
-    """The rules of one target, project-wide ones first; digested before anything is evaluated."""
+    """The rules of one target, project-wide ones first; digested before a target is run."""
 
     rules: tuple[Rule, ...]
 
