@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fairdeploy.data import StoredSplit, count_groups
 from fairdeploy.deploy import Outcome, References, versions
 from fairdeploy.devices import Device, DeviceFacts
 from fairdeploy.devices.facts import read_facts
-from fairdeploy.errors import ConfigError, ExitCode
+from fairdeploy.errors import ConfigError, ExitCode, MissingExtra
 from fairdeploy.evidence.records import EvidenceRecord, StageName
 from fairdeploy.gates import Verdict, gate, gates_of, worst_exit
 from fairdeploy.line import STATE, Line, Listener
@@ -79,10 +80,15 @@ def build(
     ------
     ConfigError
         If the project, a target, the data or the gates are wrong.
+    MissingExtra
+        If PyTorch or what exports it is not installed.
     StageError
         If a station before the targets failed, so that nothing could be judged.
     """
     line = Line(folder, config, fresh, devices=devices or {}, listener=listener or Listener())
+    for package in ("torch", "safetensors", "onnxscript", "onnxslim"):
+        if find_spec(package) is None:
+            raise MissingExtra("building from a PyTorch model", "torch")
     targets = line.targets(only)
     splits = line.splits()
     networks = line.networks(splits)

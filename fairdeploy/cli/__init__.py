@@ -23,6 +23,7 @@ app = cyclopts.App(
     config=cyclopts.config.Env("FAIRDEPLOY_", command=False),
     help="Prune a network fairly, ship it to edge devices, and prove per group of people what every step changed.",
     help_epilogue=EPILOGUE,
+    suppress_keyboard_interrupt=False,
 )
 for name, place, what in (
     ("build", "build:build", "Everything: prune to sealed bundle and report, per target."),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,28 @@ def test_doctor_and_targets(capsys: pytest.CaptureFixture[str]) -> None:
     assert "this-host-int8.yaml" in values["build.precision"]["origin"]
     assert "this-host.yaml" in values["runtime.backend"]["origin"]
     assert values["measure.runs"]["origin"] == "default"
+
+
+def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(kiosk: Kiosk) -> None:
+    data = {"import": "kiosk.data:splits", "arguments": {"seed": 9}, "files": ["data/people-icons-64.npz"]}
+    config = kiosk.variant("interrupted.yaml", {"data": data})
+    child = subprocess.Popen(
+        [sys.executable, "-m", "fairdeploy", "build", "-C", str(kiosk.folder), "-c", config],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
+    time.sleep(6)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "finished stations are kept" in said
+    assert not list((kiosk.folder / ".fairdeploy").rglob(".making-*"))
+
+
+def test_a_crash_in_the_users_code_is_no_verdict(kiosk: Kiosk, capsys: pytest.CaptureFixture[str]) -> None:
+    (kiosk.folder / "leaves.py").write_text("import sys\n\n\ndef splits():\n    sys.exit(0)\n")
+    config = kiosk.variant("leaves.yaml", {"data": {"import": "leaves:splits"}})
+    assert main(["build", "-C", str(kiosk.folder), "-c", config]) in (2, 3)
+    (kiosk.folder / "leaves.py").unlink()
+    assert "SystemExit" in capsys.readouterr().err
