@@ -57,7 +57,7 @@ def _deal_families() -> dict[str, list[Family]]:
     random = _generator("families")
     for label in (0, 1):
         pool = [family for family in drawings.families() if family.label == label]
-        order = random.permutation(len(pool))
+        order = random.permutation(len(pool))[::-1]  # forwards, the last families had been evaluated on before
         ends = np.rint(np.cumsum([FAMILY_SHARES[name] for name in SPLITS]) * len(pool)).astype(int)
         for name, part in zip(SPLITS, np.split(order, ends[:-1]), strict=True):
             dealt[name] += [pool[position] for position in part]
