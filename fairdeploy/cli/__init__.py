@@ -30,10 +30,10 @@ for name, place, what in (
     ("plan", "plan:plan", "What a build would run, and the rows that each gate needs."),
     ("validate", "validate:validate", "Check the configuration, line and column."),
     ("doctor", "doctor:doctor", "What this machine can do with each backend and target."),
-    ("verify", "judge:verify", "Judge an artifact that exists already."),
-    ("gate", "judge:gate", "Gate a finished build again with today's gates."),
-    ("compare", "judge:compare", "Show bundles side by side."),
-    ("report", "judge:report", "Write the report of a build."),
+    ("verify", "verify:verify", "Judge an artifact that exists already."),
+    ("gate", "gate:gate", "Gate a finished build again with today's gates."),
+    ("compare", "compare:compare", "Show bundles side by side."),
+    ("report", "report:report", "Write the report of a build."),
     ("version", "doctor:version", "Print the version."),
 ):
     app.command(f"fairdeploy.cli.{place}", name=name, help=what)

@@ -7,8 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
-from fairdeploy.cli.common import Common, Progress, Targets, given_devices, print_json, stderr, stdout
-from fairdeploy.errors import ExitCode
+from fairdeploy.cli.common import MEANING, Common, Progress, Targets, given_devices, print_json, stderr, stdout
 
 
 def build(
@@ -57,10 +56,3 @@ def build(
     console.print(Text(f"report: {page}"), soft_wrap=True)
     console.print(Text(f"exit code {int(code)}: {MEANING[code]}"))
     return code
-
-
-MEANING = {
-    ExitCode.DONE: "every gate holds or is waived",
-    ExitCode.FAILED: "a gate failed",
-    ExitCode.INCONCLUSIVE: "not enough evidence for at least one target",
-}

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.text import Text
 
 from fairdeploy.devices.base import Device
+from fairdeploy.errors import ExitCode
+from fairdeploy.gates import Verdict, worst_exit
 from fairdeploy.project import CONFIG_NAME
 
 if TYPE_CHECKING:
@@ -54,6 +56,14 @@ Targets = Annotated[
 ]
 
 
+BuildFolder = Annotated[Path | None, Parameter(help="A build's folder; the project's latest by default.")]
+MEANING = {
+    ExitCode.DONE: "every gate holds or is waived",
+    ExitCode.FAILED: "a gate failed",
+    ExitCode.INCONCLUSIVE: "not enough evidence for at least one target",
+}
+
+
 def stdout() -> Console:
     """Return the console for results."""
     return Console(highlight=False)
@@ -73,6 +83,21 @@ def print_json(command: str, **content: Any) -> None:
     """Print a command's result as one JSON document."""
     document = {"schema_version": 1, "command": command, **content}
     print(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False))
+
+
+def print_result(command: str, verdicts: list[Verdict], common: Common, **more: object) -> int:
+    """Print verdicts, as text or as one JSON document with `more`, and return their exit code."""
+    code = worst_exit([verdict.status for verdict in verdicts])
+    if common.json:
+        plain = [verdict.model_dump(mode="json") for verdict in verdicts]
+        print_json(command, exit_code=int(code), verdicts=plain, **more)
+        return code
+    from fairdeploy.report.terminal import print_verdict
+
+    for verdict in verdicts:
+        print_verdict(verdict, stdout())
+    stdout().print(Text(f"exit code {int(code)}: {MEANING[code]}"))
+    return code
 
 
 @contextmanager

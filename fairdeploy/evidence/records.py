@@ -12,7 +12,8 @@ from fairdeploy.records import Record
 
 Level = Literal["compiled", "simulated", "proxy", "emulated", "device"]
 LEVELS: tuple[Level, ...] = ("compiled", "simulated", "proxy", "emulated", "device")
-Reference = Literal["dense", "compact"]
+Reference = Literal["dense", "compact", "reference"]
+REFERENCES: tuple[Reference, ...] = ("dense", "compact", "reference")
 StageName = Literal["dense", "pruned", "compact", "exported", "quantised", "runtime"]
 Group = dict[str, str]
 
@@ -57,6 +58,36 @@ class Change(Record):
     change: float | None
     design_effect: float
     interval: Interval | None
+
+
+class Shift(Record):
+    """Change of a metric that is no sum over paired rows.
+
+    A ratio of counts, a mean of rates, a score metric, a drop beyond everyone's; or any metric where the reference saw
+    other rows (`paired` is False).
+    """
+
+    metric: str
+    against: Reference
+    group: Group
+    context: Group = {}
+    n: int
+    reference: float | None
+    deployed: float | None
+    change: float | None
+    paired: bool = True
+    interval: Interval | None
+
+
+class Reversal(Record):
+    """Simpson's reversal: a group's change over everything has one sign, within every level of a context the other."""
+
+    metric: str
+    against: Reference
+    group: Group
+    context: str
+    change: float
+    within: dict[str, float]
 
 
 class Gap(Record):
@@ -122,6 +153,8 @@ class EvidenceRecord(Record):
     rates: tuple[Rate, ...]
     changes: tuple[Change, ...]
     gaps: tuple[Gap, ...]
+    shifts: tuple[Shift, ...] = ()
+    reversals: tuple[Reversal, ...] = ()
     latency: Latency | None
     reference_latency: dict[str, Latency]
     stages: tuple[Stage, ...]

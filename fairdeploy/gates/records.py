@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -45,7 +46,9 @@ def needs_reference(metric: str, condition: str) -> bool:
 class Rule(Record):
     """One condition on one metric.
 
-    Changes (`max_drop`, `max_increase`, `max_ratio`) say what they are measured against.
+    Changes (`max_drop`, `max_increase`, `max_ratio`) say what they are measured against. `within` names a context
+    within whose levels every group is judged as well; `of_class` the class that stands against all others, where
+    there are more than two.
     """
 
     metric: str
@@ -55,12 +58,14 @@ class Rule(Record):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     level: Level | None = None
     required: bool = True
+    within: str | None = None
+    of_class: str | None = None
     where: str = ""
 
     @property
     def name(self) -> str:
         """Stable name, as in ``true_positive_rate.max_drop.compact``."""
-        return ".".join(filter(None, (self.metric, self.condition, self.against)))
+        return ".".join(filter(None, (self.metric, self.condition, self.against, self.within, self.of_class)))
 
     @property
     def words(self) -> str:
@@ -105,6 +110,22 @@ class Gates(Record):
     rules: tuple[Rule, ...]
 
 
+class Waiver(Record):
+    """A named person's acceptance of one named cell until a date; never more than that cell.
+
+    `rule` is the rule's name and `bound` its bound, so that neither another rule nor a loosened one is covered.
+    """
+
+    target: str = Field(min_length=1)
+    rule: str = Field(min_length=1)
+    bound: float
+    group: Group
+    context: Group = {}
+    reason: str = Field(min_length=10)
+    approver: str = Field(min_length=3)
+    expires: date
+
+
 class CellVerdict(Record):
     """One rule on one cell, with everything that decided it.
 
@@ -118,6 +139,8 @@ class CellVerdict(Record):
     condition: Condition
     against: Reference | None
     group: Group
+    context: Group = {}
+    of_class: str | None = None
     status: Status
     bound: float
     value: float | None
@@ -130,6 +153,7 @@ class CellVerdict(Record):
     reason: str
     rows_needed: int | None = None
     forecast: Status | None = None
+    waiver: Waiver | None = None
     required: bool = True
     where: str = ""
 
