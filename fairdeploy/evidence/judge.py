@@ -15,7 +15,7 @@ from fairdeploy.evidence import metrics
 from fairdeploy.evidence.cells import Cells, cells
 from fairdeploy.evidence.clusters import effective_change, effective_rate
 from fairdeploy.evidence.gaps import gap_estimate
-from fairdeploy.evidence.intervals import PERCENTILE_METHOD, percentile, percentile_bounds
+from fairdeploy.evidence.percentiles import PERCENTILE_METHOD, percentile, percentile_bounds
 from fairdeploy.evidence.records import (
     Change,
     EvidenceRecord,

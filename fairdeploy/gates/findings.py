@@ -19,9 +19,10 @@ from fairdeploy.evidence.clusters import (
     effective_rate,
 )
 from fairdeploy.evidence.gaps import gap_estimate
-from fairdeploy.evidence.intervals import PERCENTILE_METHOD, holm, mcnemar_p, percentile, percentile_bounds, two_sided
+from fairdeploy.evidence.intervals import holm, mcnemar_p, two_sided
 from fairdeploy.evidence.judge import Evidence, changes_cluster
 from fairdeploy.evidence.metrics import words
+from fairdeploy.evidence.percentiles import PERCENTILE_METHOD, percentile, percentile_bounds
 from fairdeploy.evidence.planner import rate_rows_needed, rows_needed
 from fairdeploy.evidence.records import Group
 from fairdeploy.evidence.tally import Tally

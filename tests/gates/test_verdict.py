@@ -4,7 +4,7 @@ from scipy import stats
 
 from fairdeploy.errors import ConfigError, ExitCode, IntegrityError
 from fairdeploy.evidence import Evidence, Schema, Tally, judge
-from fairdeploy.evidence.intervals import percentile_bounds
+from fairdeploy.evidence.percentiles import percentile_bounds
 from fairdeploy.gates import Gates, Rule, gate, worst_exit
 
 FACTS = {
