@@ -14,6 +14,9 @@
         model-spec.json, target.json
         tally-<reference>.json
         decision-log.json
+
+What ``fairdeploy judge --out`` writes is one such folder; in the place of artifact, model-spec.json and target.json it
+has predictions.json (`PredictionsRecord`), since its predictions were made elsewhere.
 """
 
 from __future__ import annotations
@@ -141,17 +144,44 @@ class Manifest(Record):
     seed: int
 
 
+class PredictionsRecord(Record):
+    """What predictions that were made elsewhere mean: it stands where a built bundle has target and model spec.
+
+    `decision` says how the judged predictions were decided and `references` how those of each reference were, as in
+    "column 'prediction'" or "column 'score' >= 0.5". The order of `classes` is that of the tallies.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    classes: tuple[str, ...]
+    decision: str
+    references: dict[Reference, str]
+
+
 @dataclass(frozen=True)
 class Bundle:
-    """One target's bundle, read and checked."""
+    """A bundle, read and checked: what every reader of evidence and verdicts needs."""
 
     folder: Path
     manifest: Manifest
-    target: Target
-    spec: ModelSpec
     gates: Gates
     evidence: EvidenceRecord
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class TargetBundle(Bundle):
+    """The bundle of one target of a build."""
+
+    target: Target
+    spec: ModelSpec
+
+
+@dataclass(frozen=True)
+class JudgedBundle(Bundle):
+    """The bundle of predictions that were made elsewhere: no artifact, no target, no model spec."""
+
+    predictions: PredictionsRecord
 
 
 def seal(
@@ -181,8 +211,8 @@ def seal(
     Manifest(files=digests, **manifest).save(folder / "manifest.json")
 
 
-def load_bundle(folder: Path) -> Bundle:
-    """Read one target's bundle and check every digest.
+def load_bundle(folder: Path) -> TargetBundle | JudgedBundle:
+    """Read one bundle and check every digest.
 
     Raises
     ------
@@ -202,21 +232,28 @@ def load_bundle(folder: Path) -> Bundle:
     ]
     if wrong:
         raise IntegrityError(f"{folder}: not what was sealed: {', '.join(sorted(wrong))}")
-    bundle = Bundle(
-        folder=folder,
-        manifest=manifest,
-        target=Target.load(folder / "target.json"),
-        spec=ModelSpec.load(folder / "model-spec.json"),
-        gates=Gates.load(folder / "gates.json"),
-        evidence=EvidenceRecord.load(folder / "evidence.json"),
-        verdict=Verdict.load(folder / "verdict.json"),
-    )
+    parts: dict[str, Any] = {
+        "folder": folder,
+        "manifest": manifest,
+        "gates": Gates.load(folder / "gates.json"),
+        "evidence": EvidenceRecord.load(folder / "evidence.json"),
+        "verdict": Verdict.load(folder / "verdict.json"),
+    }
+    bundle: TargetBundle | JudgedBundle
+    if "predictions.json" in manifest.files:
+        predictions = PredictionsRecord.load(folder / "predictions.json")
+        bundle = JudgedBundle(**parts, predictions=predictions)
+        name, spec_digest = predictions.name, predictions.digest
+    else:
+        target, spec = Target.load(folder / "target.json"), ModelSpec.load(folder / "model-spec.json")
+        bundle = TargetBundle(**parts, target=target, spec=spec)
+        name, spec_digest = target.id, spec.digest
     verdict, evidence = bundle.verdict, bundle.evidence
-    if len({manifest.target, bundle.target.id, evidence.target, verdict.target}) != 1:
+    if len({manifest.target, name, evidence.target, verdict.target}) != 1:
         raise IntegrityError(f"{folder}: its files are of different targets")
     if verdict.evidence_digest != evidence.digest or verdict.gates_digest != bundle.gates.digest:
         raise IntegrityError(f"{folder}: the verdict was made for other evidence or other gates")
-    if evidence.spec_digest != bundle.spec.digest:
+    if evidence.spec_digest != spec_digest:
         raise IntegrityError(f"{folder}: the evidence was made for another model spec")
     return bundle
 
@@ -238,7 +275,7 @@ def load_evidence(bundle: Bundle) -> Evidence:
     return Evidence(record=bundle.evidence, tallies=tallies)
 
 
-def load_build(folder: Path) -> tuple[BuildRecord, list[Bundle]]:
+def load_build(folder: Path) -> tuple[BuildRecord, list[TargetBundle]]:
     """Read a build folder: what its targets share, and each target's bundle in the build's order.
 
     Raises
@@ -251,7 +288,12 @@ def load_build(folder: Path) -> tuple[BuildRecord, list[Bundle]]:
     if not (folder / "build.json").is_file():
         raise ConfigError("no build here: run 'fairdeploy build' first", file=folder)
     build = BuildRecord.load(folder / "build.json")
-    bundles = [load_bundle(folder / target) for target in build.targets]
+    bundles = []
+    for name in build.targets:
+        bundle = load_bundle(folder / name)
+        if not isinstance(bundle, TargetBundle):
+            raise IntegrityError(f"{folder / name}: predictions that were made elsewhere are no part of a build")
+        bundles.append(bundle)
     if build.build_id != build_identity(build, {one.target.id: (one.target, one.verdict) for one in bundles}):
         raise IntegrityError(f"{folder}: build.json or a whole bundle is not what was sealed")
     foreign = [one.target.id for one in bundles if one.manifest.build_id != build.build_id]
@@ -267,7 +309,7 @@ def load_build(folder: Path) -> tuple[BuildRecord, list[Bundle]]:
 def build_identity(build: BuildRecord, targets: Mapping[str, tuple[Target, Verdict]]) -> str:
     """Return a build's id: a digest over all that it says, except what differs from run to run."""
     varying = {"build_id", "attempts", "gate_sets", "times", "machine", "versions"}
-    parts = {
+    parts: dict[str, Any] = {
         "record": build.model_dump(mode="json", exclude=varying),
         "targets": {name: [target.digest, verdict.digest] for name, (target, verdict) in targets.items()},
     }

@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from fairdeploy import __version__
-from fairdeploy.bundle import BuildRecord, Bundle, GroupCount, StationTime, build_identity, load_build, load_evidence
+from fairdeploy.bundle import (
+    BuildRecord,
+    GroupCount,
+    StationTime,
+    TargetBundle,
+    build_identity,
+    load_build,
+    load_evidence,
+)
 from fairdeploy.choose import Choice
 from fairdeploy.data import StoredSplit, count_groups
 from fairdeploy.deploy import Outcome, References, versions
@@ -43,7 +51,7 @@ class Build:
 
     folder: Path
     record: BuildRecord
-    bundles: list[Bundle]
+    bundles: list[TargetBundle]
     times: tuple[StationTime, ...]
 
     @property
@@ -239,7 +247,7 @@ def regate(folder: Path, build_folder: Path, only: tuple[str, ...] = (), *, conf
     return verdicts
 
 
-def _build_of(project: Project, build_folder: Path) -> tuple[BuildRecord, list[Bundle]]:
+def _build_of(project: Project, build_folder: Path) -> tuple[BuildRecord, list[TargetBundle]]:
     """Load a build and refuse one of another project or another model spec."""
     build, bundles = load_build(build_folder)
     if build.project != project.name:

@@ -34,7 +34,7 @@ def _bundles(folder: Path) -> list[Bundle]:
     if (folder / "manifest.json").is_file():
         return [load_bundle(folder)]
     if (folder / "build.json").is_file():
-        return load_build(folder)[1]
+        return list(load_build(folder)[1])
     raise ConfigError(
         "neither a build nor a bundle: run 'fairdeploy build', or give a folder under build/", file=folder
     )
