@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from fairdeploy.bundle import (
     BuildRecord,
-    Bundle,
     CandidateRecord,
     CompactionRecord,
     GroupCount,
@@ -22,6 +21,7 @@ from fairdeploy.bundle import (
     LogEntry,
     Manifest,
     StationTime,
+    TargetBundle,
     build_identity,
     seal,
 )
@@ -161,7 +161,7 @@ REFERENCES = {name: sha256(name.encode()).hexdigest() for name in ("dense", "com
 _KNOWN: dict[Case, tuple[Evidence, Gates]] = {}
 
 
-def make(case: Case, folder: Path) -> Bundle:
+def make(case: Case, folder: Path) -> TargetBundle:
     """Judge and gate one case; each case once, for it takes a second."""
     if case not in _KNOWN:
         _KNOWN[case] = _evidence(case), Gates(rules=case.rules)
@@ -171,7 +171,8 @@ def make(case: Case, folder: Path) -> Bundle:
         target=case.id, build_id="8c1f0a52d9e4", fake_device=case.fake, files={}, parents={}, versions={}, machine={},
         seed=7,
     )  # fmt: skip
-    return Bundle(folder / case.id, manifest, target, SPEC, gates, evidence.record, gate(evidence, gates))
+    verdict = gate(evidence, gates)
+    return TargetBundle(folder / case.id, manifest, gates, evidence.record, verdict, target, SPEC)
 
 
 def record(targets: tuple[str, ...], attribute: str = "skin_tone") -> BuildRecord:
@@ -211,7 +212,7 @@ def record(targets: tuple[str, ...], attribute: str = "skin_tone") -> BuildRecor
     )  # fmt: skip
 
 
-Build = tuple[BuildRecord, list[Bundle]]
+Build = tuple[BuildRecord, list[TargetBundle]]
 
 
 def fabricate(folder: Path, cases: tuple[Case, ...] = CASES) -> Build:
@@ -220,7 +221,7 @@ def fabricate(folder: Path, cases: tuple[Case, ...] = CASES) -> Build:
 
 
 @pytest.fixture
-def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
+def make_bundle(tmp_path: Path) -> Callable[..., TargetBundle]:
     """Return a function that fabricates one target's bundle from the fields of a `Case`."""
     return lambda **fields: make(replace(CASES[0], **fields), tmp_path)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from fairdeploy.bundle import BuildRecord, Bundle, load_build
+from fairdeploy.bundle import BuildRecord, TargetBundle, load_build
 from fairdeploy.errors import ConfigError, IntegrityError
 from fairdeploy.gates import Rule
 from fairdeploy.report import render_html, words, write_html
 from fairdeploy.report.view import deciding_first
 
-Build = tuple[BuildRecord, list[Bundle]]
+Build = tuple[BuildRecord, list[TargetBundle]]
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 HOSTILE = "<script>alert('x')</script>\"&"
 
@@ -145,7 +145,9 @@ def test_shows_the_numbers_of_the_records(kiosk: Build) -> None:
         assert one.reason in tree.text
 
 
-def test_the_first_of_the_cells_is_the_one_that_the_sentence_calls_closest(make_bundle: Callable[..., Bundle]) -> None:
+def test_the_first_of_the_cells_is_the_one_that_the_sentence_calls_closest(
+    make_bundle: Callable[..., TargetBundle],
+) -> None:
     near = Rule(metric="worst_group_accuracy", condition="min", bound=0.85)
     far = Rule(metric="true_positive_rate", condition="max_drop", bound=0.5, against="dense")
     for rules in ((near, far), (far, near)):
@@ -156,7 +158,7 @@ def test_the_first_of_the_cells_is_the_one_that_the_sentence_calls_closest(make_
         assert verdict.sentence.endswith(f"closest: {first.reason[0].lower()}{first.reason[1:]}")
 
 
-def test_groups_are_sorted_by_harm_and_none_is_left_out(make_bundle: Callable[..., Bundle], kiosk: Build) -> None:
+def test_groups_are_sorted_by_harm_and_none_is_left_out(make_bundle: Callable[..., TargetBundle], kiosk: Build) -> None:
     page = render_html(kiosk[0], [make_bundle(id="t", end="harsh", unknown=True)])
     chart = page.split('id="who-1-1-t"')[1].split("</svg>")[0]
     rows = re.findall(r'<text class="name halo"[^>]*>(.*?)<tspan', chart)
@@ -173,7 +175,7 @@ def test_groups_are_sorted_by_harm_and_none_is_left_out(make_bundle: Callable[..
 
 @pytest.mark.parametrize(("condition", "bound"), [("max_drop", 0.02), ("max_increase", 0.02), ("max_drop", 0.005)])
 def test_the_band_reaches_from_the_reference_as_far_as_the_gate_allows_and_no_further(
-    make_bundle: Callable[..., Bundle], kiosk: Build, condition: str, bound: float
+    make_bundle: Callable[..., TargetBundle], kiosk: Build, condition: str, bound: float
 ) -> None:
     metric = "true_positive_rate" if condition == "max_drop" else "false_positive_rate"
     rule = Rule(metric=metric, condition=condition, bound=bound, against="dense")  # type: ignore[arg-type]
@@ -198,9 +200,9 @@ def test_the_band_reaches_from_the_reference_as_far_as_the_gate_allows_and_no_fu
 
 
 def test_changes_that_no_gate_looks_at_are_shown_and_a_rise_of_false_alarms_without_a_fold(
-    make_bundle: Callable[..., Bundle], kiosk: Build
+    make_bundle: Callable[..., TargetBundle], kiosk: Build
 ) -> None:
-    def shown(bundle: Bundle) -> tuple[str, str]:
+    def shown(bundle: TargetBundle) -> tuple[str, str]:
         part = render_html(kiosk[0], [bundle]).split('<div class="ungated">')[1].split("</article>")[0]
         openly, _, folded = part.partition("<details>")
         return openly, folded
@@ -222,7 +224,7 @@ def test_changes_that_no_gate_looks_at_are_shown_and_a_rise_of_false_alarms_with
     assert "more frequent" not in shown(make_bundle())[0]
 
 
-def test_a_change_that_is_gated_is_not_shown_as_ungated(make_bundle: Callable[..., Bundle], kiosk: Build) -> None:
+def test_a_change_that_is_gated_is_not_shown_as_ungated(make_bundle: Callable[..., TargetBundle], kiosk: Build) -> None:
     metrics = ("true_positive_rate", "selection_rate", "accuracy", "false_positive_rate")
     rules = [Rule(metric=one, condition="max_drop", bound=0.1, against="dense") for one in metrics[:3]]
     rules.append(Rule(metric=metrics[3], condition="max_increase", bound=0.1, against="dense"))
@@ -230,7 +232,7 @@ def test_a_change_that_is_gated_is_not_shown_as_ungated(make_bundle: Callable[..
 
 
 def test_lossless_removal_is_said_only_when_every_group_is_equal(
-    make_bundle: Callable[..., Bundle], kiosk: Build
+    make_bundle: Callable[..., TargetBundle], kiosk: Build
 ) -> None:
     good, bad = "removing the channels lost nothing", "removal was not lossless"
     assert good in render_html(kiosk[0], [make_bundle()])
@@ -244,7 +246,7 @@ def test_lossless_removal_is_said_only_when_every_group_is_equal(
     assert good not in page
 
 
-def test_user_text_is_escaped_everywhere(make_bundle: Callable[..., Bundle], kiosk: Build) -> None:
+def test_user_text_is_escaped_everywhere(make_bundle: Callable[..., TargetBundle], kiosk: Build) -> None:
     tones = (HOSTILE, "III", "IV", "V", "VI")
     bundle = make_bundle(attribute="<b>tone</b>", tones=tones, failure=None, level_reason=HOSTILE, level="simulated")
     verdict = bundle.verdict.model_copy(update={"target": HOSTILE, "sentence": HOSTILE})
@@ -286,7 +288,9 @@ def test_a_build_without_pruning_or_candidates_or_targets_still_reads(kiosk: Bui
     Tree(render_html(bare, []))
 
 
-def test_rules_without_changes_still_show_who_is_affected(make_bundle: Callable[..., Bundle], kiosk: Build) -> None:
+def test_rules_without_changes_still_show_who_is_affected(
+    make_bundle: Callable[..., TargetBundle], kiosk: Build
+) -> None:
     bundle = make_bundle()
     absolute = tuple(cell for cell in bundle.verdict.cells if cell.condition in ("min", "max"))
     page = render_html(kiosk[0], [replace(bundle, verdict=bundle.verdict.model_copy(update={"cells": absolute}))])

@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fairdeploy.bundle import BuildRecord, Bundle
+from fairdeploy.bundle import BuildRecord, TargetBundle
 from fairdeploy.report import comparison_json, print_comparison, print_verdicts
 from fairdeploy.report.terminal import print_verdict
 
-Build = tuple[BuildRecord, list[Bundle]]
+Build = tuple[BuildRecord, list[TargetBundle]]
 
 
 def printed(show: Callable[[Console], None], *, width: int = 80, terminal: bool = False) -> str:
@@ -51,7 +51,7 @@ def test_gives_the_sentence_the_deciding_cells_and_what_to_do(kiosk: Build) -> N
     assert "and 18 that would pass on evidence of the level" in text
 
 
-def test_shows_at_most_ten_cells_and_counts_the_rest(make_bundle: Callable[..., Bundle]) -> None:
+def test_shows_at_most_ten_cells_and_counts_the_rest(make_bundle: Callable[..., TargetBundle]) -> None:
     verdict = make_bundle().verdict
     fails = [cell.model_copy(update={"status": "fail"}) for cell in verdict.cells[:6]] * 2
     text = printed(
@@ -65,7 +65,7 @@ def test_shows_at_most_ten_cells_and_counts_the_rest(make_bundle: Callable[..., 
     assert f"and {len(verdict.cells)} that pass" in text
 
 
-def test_cells_that_decide_stand_before_those_that_are_only_reported(make_bundle: Callable[..., Bundle]) -> None:
+def test_cells_that_decide_stand_before_those_that_are_only_reported(make_bundle: Callable[..., TargetBundle]) -> None:
     verdict = make_bundle().verdict
     reported = verdict.cells[1].model_copy(update={"status": "fail", "required": False, "n": 111})
     decides = verdict.cells[2].model_copy(update={"status": "fail", "n": 222})
@@ -82,7 +82,7 @@ def test_fits_the_width(kiosk: Build, width: int) -> None:
         assert max(map(len, lines)) <= width
 
 
-def test_markup_in_user_text_is_text(make_bundle: Callable[..., Bundle], kiosk: Build) -> None:
+def test_markup_in_user_text_is_text(make_bundle: Callable[..., TargetBundle], kiosk: Build) -> None:
     hostile = "[/etc] [bold red]x[/bold red] [link=http://e]"
     tones = ("[/I]", "[b]", "IV", "V", "VI")
     bundle = make_bundle(end="harsh", tones=tones, level_reason=hostile, failure=None)
@@ -118,7 +118,7 @@ def test_comparison_has_every_target_group_and_measure(kiosk: Build) -> None:
         assert word in text, word
 
 
-def test_comparison_shows_the_counts_of_rows_that_changed(make_bundle: Callable[..., Bundle]) -> None:
+def test_comparison_shows_the_counts_of_rows_that_changed(make_bundle: Callable[..., TargetBundle]) -> None:
     bundle = make_bundle(end="harsh")
     lost = next(
         c
