@@ -1,4 +1,4 @@
-"""Intervals for counts and paired counts. All work on arrays; counts may be fractions.
+"""Intervals and tests for one proportion, paired counts and two samples. All work on arrays; counts may be fractions.
 
 A two-sided interval at confidence c holds a one-sided bound at (1 + c) / 2 on each side: see `two_sided`.
 Without rows an interval is the whole range.
@@ -6,7 +6,8 @@ Without rows an interval is the whole range.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Pair = tuple[Floats, Floats]
 BISECTIONS = 50
+LARGEST_LOG = 30.0  # a ratio beyond e^30 is no ratio of counts
 
 
 def two_sided(one_sided_confidence: float) -> float:
@@ -61,15 +63,8 @@ def tango(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, confidence: float) -
         Of the loss, in [-1, 1].
     """
     b, c, n = _floats(lost, gained, n)
-    z = _z(confidence)
     loss = np.divide(b - c, n, out=np.zeros_like(n), where=n > 0)
-    side = np.array([1.0, -1.0]).reshape(2, *([1] * n.ndim))  # lower end, upper end
-    inside, outside = np.broadcast_to(loss, (2, *n.shape)), np.broadcast_to(-side, (2, *n.shape))
-    for _ in range(BISECTIONS):
-        middle = (inside + outside) / 2
-        accepted = side * tango_z(b, c, n, middle) <= z
-        inside, outside = np.where(accepted, middle, inside), np.where(accepted, outside, middle)
-    lower, upper = (inside + outside) / 2
+    lower, upper = _invert(lambda d: tango_z(b, c, n, d), loss, -1.0, 1.0, confidence)
     return np.where(n > 0, lower, -1.0), np.where(n > 0, upper, 1.0)
 
 
@@ -94,11 +89,151 @@ def tango_z(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, loss: ArrayLike) -
     b, c, n, d = _floats(lost, gained, n, loss)
     linear = -b - c + (2 * n - b + c) * d
     root = np.sqrt(np.maximum(linear**2 + 8 * n * c * d * (1 - d), 0))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        q = (root - linear) / (4 * n)
-        variance = n * (2 * q + d * (1 - d))
-        z = (b - c - n * d) / np.sqrt(np.maximum(variance, 0))
-    return np.where(np.isnan(z), 0.0, z)
+    return _over_root(b - c - n * d, (root - linear) / 2 + n * d * (1 - d))
+
+
+def newcombe_paired(both: ArrayLike, lost: ArrayLike, gained: ArrayLike, neither: ArrayLike, confidence: float) -> Pair:
+    """Newcombe's interval of a paired loss (Newcombe 1998, Statistics in Medicine 17, 2635, method 10), for showing.
+
+    Parameters
+    ----------
+    both, lost, gained, neither : array [...]
+        Rows where both are right, only the reference, only the deployed, neither.
+    confidence : float
+        Two-sided.
+    """
+    a, b, c, d = _floats(both, lost, gained, neither)
+    n = a + b + c + d
+    one, two = a + b, a + c
+    product = a * d - b * c
+    corrected = np.where(product > 0, np.maximum(product - n / 2, 0), product)
+    scale = np.sqrt(one * (c + d) * two * (b + d))
+    phi = np.divide(corrected, scale, out=np.zeros_like(n), where=scale > 0)
+    return _squared_and_added(one, n, two, n, phi, confidence)
+
+
+def newcombe(
+    successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, confidence: float
+) -> Pair:
+    """Newcombe's interval of the difference of two independent proportions (1998, Statistics in Medicine 17, 873).
+
+    Method 10 there: Wilson intervals, squared and added. For showing.
+    """
+    x, n, y, m = _floats(successes, n, other_successes, other_n)
+    return _squared_and_added(x, n, y, m, np.zeros_like(x), confidence)
+
+
+def score_difference(
+    successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, confidence: float
+) -> Pair:
+    """Score interval of the difference of two independent proportions (Miettinen and Nurminen 1985, eq. 8 and 9).
+
+    Parameters
+    ----------
+    successes, n, other_successes, other_n : array [...]
+        The difference is ``successes / n - other_successes / other_n``.
+    confidence : float
+        Two-sided.
+
+    Returns
+    -------
+    lower, upper : array [...]
+        In [-1, 1]; everything where one of the samples is empty.
+    """
+    x, n, y, m = _floats(successes, n, other_successes, other_n)
+    known = (n > 0) & (m > 0)
+    x, n, y, m = (np.where(known, one, fallback) for one, fallback in ((x, 0), (n, 1), (y, 0), (m, 1)))
+    lower, upper = _invert(lambda d: difference_z(x, n, y, m, d), x / n - y / m, -1.0, 1.0, confidence)
+    return np.where(known, lower, -1.0), np.where(known, upper, 1.0)
+
+
+def difference_z(
+    successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, difference: ArrayLike
+) -> Floats:
+    """Return the score statistic for a true difference of two independent proportions; all denominators positive.
+
+    ``ndtr`` of it is the one-sided p-value of "the difference is at least this". The nuisance is its maximum likelihood
+    estimate under that difference, in closed form (Miettinen and Nurminen 1985, Statistics in Medicine 4, appendix I).
+    """
+    x, n, y, m, d = _floats(successes, n, other_successes, other_n, difference)
+    total, hits = n + m, x + y
+    square = (n + 2 * m) * d - total - hits
+    linear = (m * d - total - 2 * y) * d + hits
+    constant = y * d * (1 - d)
+    turn = square**3 / (3 * total) ** 3 - square * linear / (6 * total**2) + constant / (2 * total)
+    reach = np.sqrt(np.maximum((square / (3 * total)) ** 2 - linear / (3 * total), 0))
+    reach = np.where(turn < 0, -reach, reach)
+    cosine = np.divide(turn, reach**3, out=np.zeros_like(turn), where=reach != 0)
+    angle = (np.pi + np.arccos(np.clip(cosine, -1, 1))) / 3
+    other = np.clip(2 * reach * np.cos(angle) - square / (3 * total), np.maximum(0, -d), np.minimum(1, 1 - d))
+    rate = other + d
+    variance = (rate * (1 - rate) / n + other * (1 - other) / m) * _small_sample(total)
+    return _over_root(x / n - y / m - d, variance)
+
+
+def score_ratio(
+    successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, confidence: float
+) -> Pair:
+    """Score interval of the ratio of two independent proportions (Miettinen and Nurminen 1985, eq. 10 and 11).
+
+    Parameters
+    ----------
+    successes, n, other_successes, other_n : array [...]
+        The ratio is ``(successes / n) / (other_successes / other_n)``.
+    confidence : float
+        Two-sided.
+
+    Returns
+    -------
+    lower, upper : array [...]
+        In [0, inf]; everything where a sample is empty or has no success in the denominator.
+    """
+    x, n, y, m = _floats(successes, n, other_successes, other_n)
+    known = (n > 0) & (m > 0) & (x + y > 0)
+    x, n, y, m = (np.where(known, one, 1.0) for one in (x, n, y, m))
+    with np.errstate(divide="ignore"):
+        estimate = np.log(x / n) - np.log(y / m)
+    lower, upper = _invert(
+        lambda log: ratio_z(x, n, y, m, np.exp(log)), estimate, -LARGEST_LOG, LARGEST_LOG, confidence
+    )
+    lower, upper = np.where(x > 0, np.exp(lower), 0.0), np.where(y > 0, np.exp(upper), np.inf)
+    return np.where(known, lower, 0.0), np.where(known, upper, np.inf)
+
+
+def ratio_z(
+    successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, ratio: ArrayLike
+) -> Floats:
+    """Return the score statistic for a true ratio of two independent proportions; all denominators positive.
+
+    ``ndtr`` of it is the one-sided p-value of "the ratio is at least this". Koopman's (1984, Biometrics 40) is the
+    same without the correction for few rows.
+    """
+    x, n, y, m, r = _floats(successes, n, other_successes, other_n, ratio)
+    linear = r * (n + y) + x + m
+    root = np.sqrt(np.maximum(linear**2 - 4 * r * (n + m) * (x + y), 0))
+    other = np.clip(2 * (x + y) / (linear + root), 0, np.minimum(1, 1 / r))
+    rate = r * other
+    variance = (rate * (1 - rate) / n + r**2 * other * (1 - other) / m) * _small_sample(n + m)
+    return _over_root(x / n - r * y / m, variance)
+
+
+def mcnemar(lost: ArrayLike, gained: ArrayLike, variant: Literal["exact", "mid-p", "asymptotic"] = "exact") -> Floats:
+    """Return McNemar's two-sided p-value, by the variants that Fagerland, Lydersen and Laake (2013) compare.
+
+    ``exact`` is conditional and cautious, ``mid-p`` nearly exact on average, ``asymptotic`` McNemar's own (1947)
+    without continuity correction.
+    """
+    from scipy.special import betainc, erfc
+
+    b, c = _floats(lost, gained)
+    flips, fewer = b + c, np.minimum(b, c)
+    if variant == "asymptotic":
+        return np.where(flips > 0, erfc(np.abs(_over_root(b - c, 2 * flips))), 1.0)
+    at_most = 2 * betainc(np.maximum(flips - fewer, 1e-300), fewer + 1, 0.5)
+    if variant == "mid-p":
+        below = np.where(fewer > 0, 2 * betainc(flips - fewer + 1, np.maximum(fewer, 1e-300), 0.5), 0.0)
+        at_most = (at_most + below) / 2
+    return np.where(flips > 0, np.minimum(at_most, 1), 1.0)
 
 
 def mcnemar_p(lost: ArrayLike, gained: ArrayLike) -> Floats:
@@ -116,6 +251,43 @@ def holm(p_values: ArrayLike) -> Floats:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted
+
+
+def _invert(
+    statistic: Callable[[Floats], Floats], estimate: Floats, least: float, most: float, confidence: float
+) -> Pair:
+    """Find by bisection between the estimate and the ends where a falling test statistic is z and -z."""
+    z, shape = _z(confidence), estimate.shape
+    side = np.array([1.0, -1.0]).reshape(2, *([1] * estimate.ndim))  # lower end, upper end
+    inside = np.broadcast_to(np.clip(estimate, least, most), (2, *shape))
+    outside = np.broadcast_to(np.where(side > 0, least, most), (2, *shape))
+    for _ in range(BISECTIONS):
+        middle = (inside + outside) / 2
+        accepted = side * statistic(middle) <= z
+        inside, outside = np.where(accepted, middle, inside), np.where(accepted, outside, middle)
+    lower, upper = (inside + outside) / 2
+    return lower, upper
+
+
+def _squared_and_added(x: Floats, n: Floats, y: Floats, m: Floats, phi: Floats, confidence: float) -> Pair:
+    """Join the Wilson intervals of two proportions with correlation `phi` to one of x / n - y / m."""
+    (lower, upper), (other_lower, other_upper) = wilson(x, n, confidence), wilson(y, m, confidence)
+    p, q = np.divide(x, n, out=np.zeros_like(x), where=n > 0), np.divide(y, m, out=np.zeros_like(y), where=m > 0)
+    down, up = ((p - lower, other_upper - q), (upper - p, q - other_lower))
+    below, above = (np.sqrt(np.maximum(a**2 - 2 * phi * a * b + b**2, 0)) for a, b in (down, up))
+    known = (n > 0) & (m > 0)
+    return np.where(known, p - q - below, -1.0), np.where(known, p - q + above, 1.0)
+
+
+def _small_sample(total: Floats) -> Floats:
+    """Miettinen and Nurminen's correction of the variance for few rows, N / (N - 1)."""
+    return np.divide(total, total - 1, out=np.full_like(total, np.inf), where=total > 1)
+
+
+def _over_root(numerator: Floats, variance: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = numerator / np.sqrt(np.maximum(variance, 0))
+    return np.where(np.isnan(z), 0.0, z)
 
 
 def _z(confidence: float) -> float:

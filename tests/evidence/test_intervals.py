@@ -4,14 +4,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import ndtr
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from fairdeploy.evidence.intervals import (
     clopper_pearson,
+    difference_z,
     holm,
     loss_upper_bound,
+    mcnemar,
     mcnemar_p,
+    newcombe,
+    newcombe_paired,
+    ratio_z,
+    score_difference,
+    score_ratio,
     tango,
     tango_z,
     wilson,
@@ -109,3 +117,96 @@ def test_holm_gives_the_checked_values_and_statsmodels():
     p = [0.04, 0.001, 0.3, 0.012, 0.02]
     assert holm(p).tolist() == pytest.approx([0.08, 0.005, 0.3, 0.048, 0.06])
     assert holm(p).tolist() == pytest.approx(multipletests(p, method="holm")[1].tolist())
+
+
+def rounded(interval, digits):
+    return [round(float(end), digits) for end in interval]
+
+
+TABLES = {  # both right, reference only, deployed only, neither: exact, mid-p, asymptotic p; Newcombe's interval
+    (1, 1, 7, 12): (0.070313, 0.039063, 0.033895, [-0.5069, -0.0256]),
+    (59, 6, 16, 80): (0.052479, 0.034690, 0.033006, [-0.1186, -0.0046]),
+    (980, 12, 3, 5): (0.035156, 0.021271, None, [0.00108, 0.01831]),
+    (30, 0, 0, 0): (1, 1, None, [-0.11351, 0.11351]),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_mcnemar_and_newcombe_give_the_published_values(table):
+    both, lost, gained, neither = table
+    exact, mid_p, asymptotic, interval = TABLES[table]
+    assert float(mcnemar(lost, gained)) == pytest.approx(exact, abs=5.1e-7)
+    assert float(mcnemar(lost, gained, "mid-p")) == pytest.approx(mid_p, abs=5.1e-7)
+    assert asymptotic in (None, round(float(mcnemar(lost, gained, "asymptotic")), 6))
+    digits = 4 if both in (1, 59) else 5
+    assert rounded(newcombe_paired(both, lost, gained, neither, 0.95), digits) == interval
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_mcnemar_equals_statsmodels_and_the_sum_of_its_definition(lost, gained):
+    assert float(mcnemar(lost, gained)) == float(mcnemar(gained, lost))
+    if lost + gained:
+        for variant, exact in (("exact", True), ("asymptotic", False)):
+            theirs = statsmodels_mcnemar([[9, lost], [gained, 9]], exact=exact, correction=False).pvalue
+            assert float(mcnemar(lost, gained, variant)) == pytest.approx(theirs, abs=1e-12)
+    fewer, flips = min(lost, gained), stats.binom(lost + gained, 0.5)
+    assert float(mcnemar(lost, gained, "mid-p")) == pytest.approx(2 * flips.cdf(fewer) - flips.pmf(fewer), abs=1e-12)
+
+
+def test_two_samples_give_the_values_that_were_checked_before():
+    assert rounded(newcombe(56, 70, 48, 80, 0.95), 5) == [0.05243, 0.33387]
+    assert rounded(score_ratio(5, 30, 50, 100, 0.95), 5) == [0.14340, 0.69576]
+    # Newcombe 1998, Statistics in Medicine 17, 873, table II, method 6
+    assert rounded(score_difference(56, 70, 48, 80, 0.95), 4) == [0.0528, 0.3382]
+    assert rounded(score_difference(9, 10, 3, 10, 0.95), 4) == [0.1700, 0.8406]
+    assert rounded(score_difference(10, 10, 0, 20, 0.95), 4) == [0.7156, 1.0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
+def test_two_samples_equal_statsmodels(hits, misses, other_hits, other_misses):
+    counts = hits, hits + misses, other_hits, other_hits + other_misses
+    theirs = confint_proportions_2indep(*counts, method="newcomb", compare="diff")
+    assert [float(end) for end in newcombe(*counts, 0.95)] == pytest.approx(list(theirs), abs=1e-9)
+    theirs = confint_proportions_2indep(*counts, method="score", compare="ratio")
+    assert [float(end) for end in score_ratio(*counts, 0.95)] == pytest.approx(list(theirs), rel=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.data())
+def test_the_difference_is_tested_at_the_likeliest_nuisance(n, m, data):
+    x, y = data.draw(st.integers(0, n)), data.draw(st.integers(0, m))
+    d = data.draw(st.floats(-0.9, 0.9))
+    other = np.linspace(max(0, -d), min(1, 1 - d), 40_001)[1:-1]
+    likelihood = stats.binom.logpmf(x, n, other + d) + stats.binom.logpmf(y, m, other)
+    best = other[likelihood.argmax()]
+    variance = ((best + d) * (1 - best - d) / n + best * (1 - best) / m) * (n + m) / (n + m - 1)
+    expected = (x / n - y / m - d) / np.sqrt(variance)
+    assert float(difference_z(x, n, y, m, d)) == pytest.approx(expected, rel=0.02, abs=0.02)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.data())
+def test_two_sample_scores_invert_their_tests_and_mirror(n, m, data):
+    x, y = data.draw(st.integers(0, n)), data.draw(st.integers(0, m))
+    lower, upper = (float(end) for end in score_difference(x, n, y, m, 0.9))
+    assert -1 <= lower <= x / n - y / m <= upper <= 1
+    assert rounded(score_difference(y, m, x, n, 0.9), 9) == pytest.approx([-upper, -lower], abs=1e-8)
+    if n + m > 5 and max(-lower, upper) < 0.999:
+        z = [float(difference_z(x, n, y, m, end)) for end in (lower, upper)]
+        assert z == pytest.approx([1.644854, -1.644854], abs=1e-3)
+    if x and y:
+        low, high = (float(end) for end in score_ratio(x, n, y, m, 0.9))
+        assert low <= x / n / (y / m) <= high
+        assert [1 / high, 1 / low] == pytest.approx([float(end) for end in score_ratio(y, m, x, n, 0.9)], rel=1e-6)
+        assert float(ratio_z(x, n, y, m, high)) == pytest.approx(-1.644854, abs=1e-3)
+
+
+def test_two_samples_without_rows_or_successes_know_nothing():
+    assert [float(end) for end in score_difference(0, 0, 3, 9, 0.95)] == [-1, 1]
+    assert [float(end) for end in newcombe(3, 9, 0, 0, 0.95)] == [-1, 1]
+    assert [float(end) for end in score_ratio(0, 9, 0, 9, 0.95)] == [0, np.inf]
+    assert float(score_ratio(0, 20, 9, 20, 0.95)[0]) == 0
+    assert float(score_ratio(9, 20, 0, 20, 0.95)[1]) == np.inf
+    assert [float(end) for end in newcombe_paired(0, 0, 0, 0, 0.95)] == [-1, 1]
