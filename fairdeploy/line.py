@@ -16,12 +16,14 @@ from fairdeploy.choose import Choice, choose
 from fairdeploy.data import SPLITS, Split, StoredSplit, check_overlap, load_splits, materialise
 from fairdeploy.deploy import Deployment, References
 from fairdeploy.devices import Device, HostDevice
-from fairdeploy.errors import StageError, TargetError
+from fairdeploy.errors import ConfigError, StageError, TargetError
 from fairdeploy.evidence.records import StageName
+from fairdeploy.export import check_single_file
 from fairdeploy.gates import Gates, gates_of, parse_gates
 from fairdeploy.measure import Meter, Model, Predictions
 from fairdeploy.project import CONFIG_NAME, TargetUsed, load_project, resolve_targets
 from fairdeploy.store import Kept, Store
+from fairdeploy.target import ALIASES
 from fairdeploy.usercode import code_digest
 
 STATE = ".fairdeploy"
@@ -59,7 +61,7 @@ class Line:
     fresh, dry : bool
         See `Store`.
     devices : dict of str to Device
-        Devices by target id; this host where none is given.
+        Devices by target id or alias; this host where none is given.
     """
 
     folder: Path
@@ -75,11 +77,15 @@ class Line:
             self.folder / STATE / "store", self.fresh, self.dry, self.listener.on_start, self.listener.on_done
         )
         self.host = HostDevice()
+        self.devices = {ALIASES.get(name, name): device for name, device in self.devices.items()}
         self.meter = Meter(self.store, self.project.spec, self.project.groups)
 
     def targets(self, only: tuple[str, ...]) -> list[tuple[TargetUsed, Gates]]:
         """Return the targets with all their gates, read before anything is evaluated."""
         used = resolve_targets(self.project, self.document, self.folder, only)
+        ids = [one.target.id for one in used]
+        if strangers := self.devices.keys() - set(ids):
+            raise ConfigError(f"a device was given for '{min(strangers)}', which is no target of this build: {ids}")
         for one in used:
             backends.load(one.target.runtime.backend)
             load_recipe(one.target.quantization.calibration, self.folder)
@@ -151,6 +157,8 @@ class Line:
 
     def references(self, dense: Path, compact: Path, evaluate: StoredSplit) -> References:
         """Predict the evaluate split with the two references, in ONNX Runtime on this host."""
+        check_single_file(dense)
+        check_single_file(compact)
         return References(
             dense=dense,
             compact=compact,

@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,13 @@ def call(function: Callable[..., Any], arguments: Mapping[str, Any], *, name: st
 
 @contextmanager
 def user_errors(doing: str) -> Iterator[None]:
-    """Turn what the user's code raises into a `ConfigError` at the user's line; our own errors pass."""
+    """Turn what the user's code raises into a `ConfigError` at the user's line; our own errors pass.
+
+    What the user's code prints goes to stderr: stdout is for results.
+    """
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except FairdeployError:
         raise
     except (Exception, SystemExit) as error:

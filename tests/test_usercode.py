@@ -165,3 +165,11 @@ def test_code_digest_does_not_depend_on_where_the_project_lies(tmp_path: Path) -
 def test_a_declared_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.files names 'rows.csv', which is not a file"):
         code_digest(tmp_path, (Path("rows.csv"),))
+
+
+def test_what_the_users_code_prints_does_not_mix_with_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = project(tmp_path, data="print('importing')\ndef make():\n    print('making')\n    return 3\n")
+    assert call(load_object("shop.data:make", folder), {}, name="make") == 3
+    assert capsys.readouterr() == ("", "importing\nmaking\n")

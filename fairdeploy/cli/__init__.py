@@ -70,6 +70,9 @@ def main(argv: Sequence[str] | None = None, *, with_devices: Mapping[str, Device
             return ExitCode.INTERRUPTED
         except BrokenPipeError:  # whoever read stdout has gone; the verdict's code stands
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            complain(f"{error.filename or 'this machine'}: {error.strerror or error}; nothing was judged")
+            return ExitCode.NOTHING_JUDGED
         except (Exception, SystemExit) as error:
             complain(f"unexpected {type(error).__name__}: {error}\n{_where(error)}; nothing was judged")
             return ExitCode.NOTHING_JUDGED

@@ -217,7 +217,7 @@ class _InputWriter:
             values.tofile(self._files[name])
         self._digests += [
             hashlib.blake2b(b"".join(row), digest_size=16).hexdigest().encode()
-            for row in zip(*([one.tobytes() for one in checked[name]] for name in sorted(checked)), strict=True)
+            for row in zip(*(_canonical_rows(checked[name]) for name in sorted(checked)), strict=True)
         ]
         return len(self._digests)
 
@@ -255,6 +255,11 @@ class _InputWriter:
     def close(self) -> None:
         for file in self._files.values():
             file.close()
+
+
+def _canonical_rows(values: NDArray[Any]) -> list[bytes]:
+    """Return each row's bytes as float32 without negative zeros: equal values are equal whatever their dtype."""
+    return [(row.astype(np.float32) + np.float32(0)).tobytes() for row in values]
 
 
 def _fingerprint(rows: Rows, row_digests: NDArray[np.bytes_], meta: StoredMeta) -> str:

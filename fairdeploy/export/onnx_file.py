@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fairdeploy.errors import ExportError
+from fairdeploy.errors import ConfigError, ExportError
 from fairdeploy.model import ModelSpec
 
 if TYPE_CHECKING:
@@ -20,6 +20,32 @@ MAX_IR_VERSION = 10
 OUTPUT = "output"
 # A Python source path, or a path below this user's home: neither belongs into a file that is given away.
 LOCAL_PATH = re.compile(rb"[\w./\\-]+\.py\b|File \"")
+
+
+def check_single_file(file: Path) -> None:
+    """Refuse an ONNX file that keeps weights in files beside it: its digest and size would not speak for them.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first such file. What is no ONNX file at all is left to the runtime to refuse.
+    """
+    import onnx
+
+    if file.suffix != ".onnx":
+        return
+    try:
+        model = onnx.load(file, load_external_data=False)
+    except Exception:  # protobuf's own error, which has no typed home
+        return
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            place = {entry.key: entry.value for entry in tensor.external_data}.get("location", "another file")
+            raise ConfigError(
+                f"keeps the weights '{tensor.name}' in '{place}', which its digest does not cover: write one file, "
+                "with onnx.save(onnx.load(old), new)",
+                file=file,
+            )
 
 
 def check_file(file: Path, spec: ModelSpec) -> None:

@@ -18,6 +18,7 @@ from fairdeploy.project import Recover
 from fairdeploy.pruning.base import StoredSplit
 from fairdeploy.pruning.determinism import set_deterministic
 from fairdeploy.pruning.sampling import epoch_order
+from fairdeploy.usercode import user_errors
 
 Raw = Mapping[str, NDArray[np.generic]]
 Augment = Callable[[Raw, np.random.Generator], Raw]
@@ -91,8 +92,11 @@ def _fit(
         order = epoch_order(train.rows, options.sampling, generator)
         for step in range(per_epoch):
             chosen = order[step * options.batch_size : (step + 1) * options.batch_size]
-            raw = {name: np.asarray(train.inputs[name][chosen]) for name in spec.inputs}
-            batch = _batch(spec, augment(raw, generator) if augment else raw)
+            raw: Raw = {name: np.asarray(train.inputs[name][chosen]) for name in spec.inputs}
+            if augment:
+                with user_errors("prune.recover.augment"):
+                    raw = augment(raw, generator)
+            batch = _batch(spec, raw)
             loss = _loss(tuned, batch, torch.from_numpy(labels[chosen]), spec)
             if not bool(torch.isfinite(loss)):
                 raise StageError(f"recover: the loss is not finite at step {done + 1}; lower recover.learning_rate")

@@ -56,3 +56,12 @@ def test_only_the_first_ids_are_shown(stored: Callable[..., StoredSplit]) -> Non
     ids = np.array([f"evaluate-{i}" for i in range(10)])
     with pytest.raises(DataError, match=r"10 of 10 rows, first ('evaluate-\d', ){4}'evaluate-\d' \.\.\.;"):
         check_overlap(stored("evaluate"), {"train": stored("train", ids=ids)})
+
+
+def test_the_same_content_in_another_dtype_is_refused(stored: Callable[..., StoredSplit]) -> None:
+    values = np.random.default_rng(5).integers(0, 256, (10, 3, 2), np.uint8)
+    other = np.random.default_rng(6).random((10, 3, 2), np.float32)
+    other[:2] = values[3].astype(np.float32), -0.0 * values[4]
+    values[5] = 0
+    with pytest.raises(DataError, match=r"by content with train: 2 of 10 rows, first 'evaluate-3', 'evaluate-5';"):
+        check_overlap(stored("evaluate", values=values), {"train": stored("train", values=other)})

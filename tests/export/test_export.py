@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from fairdeploy.errors import DataError, ExportError, MissingExtra
-from fairdeploy.export import check_file, export_onnx
+from fairdeploy.errors import ConfigError, DataError, ExportError, MissingExtra
+from fairdeploy.export import check_file, check_single_file, export_onnx
 from fairdeploy.model import ModelSpec, Preprocess, TensorSpec
 from fairdeploy.testing import write_network
 
@@ -204,3 +204,14 @@ def test_a_file_that_breaks_a_promise_is_named(tmp_path, change, said):
 def test_a_good_file_passes(tmp_path):
     file, spec = _rewrite(tmp_path, lambda model: None)
     check_file(file, spec)
+
+
+def test_weights_beside_the_file_are_refused(exported, tmp_path):
+    _, file, _ = exported
+    check_single_file(file)
+    apart = tmp_path / "apart.onnx"
+    onnx.save(onnx.load(file), apart, save_as_external_data=True, location="apart.bin", size_threshold=0)
+    with pytest.raises(ConfigError, match=r"apart.onnx: keeps the weights '.+' in 'apart.bin'"):
+        check_single_file(apart)
+    (tmp_path / "broken.onnx").write_bytes(b"no protobuf")
+    check_single_file(tmp_path / "broken.onnx")
