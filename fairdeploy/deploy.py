@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,15 @@ class Artifact:
     model: Model
     folder: Path
     quantised: Path | None
+
+
+@dataclass(frozen=True)
+class Served:
+    """What runs for a target, where, and whether it only simulates the target's runtime."""
+
+    model: Model
+    place: Device
+    simulated: bool
 
 
 @dataclass(frozen=True)
@@ -210,23 +219,12 @@ class Deployment:
 
     def _measure(self, target: Target, backend: Backend, artifact: Artifact, device: Device | None) -> dict[str, Any]:
         """Run the artifact, or what simulates it, and return `judge`'s arguments."""
-        evaluate, model, runs_here = self.splits["evaluate"], artifact.model, "run" in backend.capability().can
-        place = device or self.host
-        simulated = device is None and not runs_here
-        if simulated:
-            if backend.simulator is None:
-                raise BackendError(f"{backend.name}: {backend.capability().reason}")
-            model = Model(model.file, model.digest, backend.simulator, model.precision)
-        deployed = self.meter.predict(model, evaluate, device=place, of=target.id)
+        evaluate, served = self.splits["evaluate"], self.served(artifact, backend, device)
+        stages = self.predict(target, artifact, served)
+        deployed = stages["runtime"]
         check_precision(target.build.precision, deployed.run.realised_precision)
-        run = deployed.run
-        level, reason = evidence_level(target, run.facts, run.runtime, is_host=place.is_host, simulated=simulated)
-        stages: dict[StageName, Predictions] = dict(self.stages)
-        if artifact.quantised:
-            stages["quantised"] = self.meter.predict(
-                Model.onnx(artifact.quantised, "int8"), evaluate, device=self.host, of=f"{target.id} quantised"
-            )
-        stages["runtime"] = deployed
+        run, is_host, simulated = deployed.run, served.place.is_host, served.simulated
+        level, reason = evidence_level(target, run.facts, run.runtime, is_host=is_host, simulated=simulated)
         references = self.references.predictions
         facts: dict[str, Any] = {
             "level": level,
@@ -234,13 +232,39 @@ class Deployment:
             "level_mend": backend.capability().mend if simulated else "",
             "runtime": deployed.run.runtime,
             "realised_precision": deployed.run.realised_precision,
-            "identical_to": tuple(name for name, one in references.items() if self._is(name, one, model, deployed)),
+            "identical_to": tuple(
+                name for name, one in references.items() if self._is(name, one, served.model, deployed)
+            ),
             "tallies": {name: self.meter.tally(evaluate, one, deployed) for name, one in references.items()},
             "stages": {name: self.meter.tally(evaluate, references["dense"], one) for name, one in stages.items()},
         }
         if not simulated:
-            facts |= self._latencies(target, model, place)
+            facts |= self._latencies(target, served.model, served.place)
         return facts
+
+    def served(self, artifact: Artifact, backend: Backend, device: Device | None) -> Served:
+        """Say what runs for a target: its artifact, or on this host what simulates it.
+
+        Raises
+        ------
+        BackendError
+            If the artifact can neither run here nor be simulated.
+        """
+        if device is not None or "run" in backend.capability().can:
+            return Served(artifact.model, device or self.host, simulated=False)
+        if backend.simulator is None:
+            raise BackendError(f"{backend.name}: {backend.capability().reason}")
+        return Served(replace(artifact.model, backend=backend.simulator), self.host, simulated=True)
+
+    def predict(self, target: Target, artifact: Artifact, served: Served) -> dict[StageName, Predictions]:
+        """Predict the evaluate split at every stage of one target, the runtime last."""
+        evaluate, stages = self.splits["evaluate"], dict(self.stages)
+        deployed = self.meter.predict(served.model, evaluate, device=served.place, of=target.id)
+        if artifact.quantised:
+            stages["quantised"] = self.meter.predict(
+                Model.onnx(artifact.quantised, "int8"), evaluate, device=self.host, of=f"{target.id} quantised"
+            )
+        return stages | {"runtime": deployed}
 
     def _is(self, name: str, reference: Predictions, model: Model, deployed: Predictions) -> bool:
         """Whether the artifact is a reference's very file, run by the same runtime on the same device."""
