@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fairdeploy.bundle import BuildRecord, CandidateRecord
-from fairdeploy.report import charts
+from fairdeploy.report import build_charts
 
 
 @dataclass(frozen=True)
 class TradeOff:
     """The candidates of a build: MACs kept against the accuracy of the worst group."""
 
-    chart: charts.Scatter
-    points: tuple[tuple[CandidateRecord, charts.ScatterPoint], ...]
+    chart: build_charts.Scatter
+    points: tuple[tuple[CandidateRecord, build_charts.ScatterPoint], ...]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Widths:
     """Channels per layer before and after compaction."""
 
     height: float
-    rows: tuple[tuple[str, int, int, charts.WidthRow], ...]
+    rows: tuple[tuple[str, int, int, build_charts.WidthRow], ...]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def trade_off(build: BuildRecord) -> TradeOff | None:
     if not build.candidates:
         return None
     points = [(one.keep_macs, one.worst_group_accuracy) for one in build.candidates]
-    chart = charts.scatter(
+    chart = build_charts.scatter(
         points, [max(one.name + ", chosen", "99.9, " + one.worst_group, key=len) for one in build.candidates]
     )
     return TradeOff(chart, tuple(zip(build.candidates, chart.points, strict=True)))
@@ -49,7 +49,7 @@ def widths(build: BuildRecord) -> Widths | None:
     if build.compaction is None or not build.compaction.layers:
         return None
     layers = build.compaction.layers
-    height, marks = charts.width_bars([(one.before, one.after) for one in layers])
+    height, marks = build_charts.width_bars([(one.before, one.after) for one in layers])
     rows = ((one.group, one.before, one.after, mark) for one, mark in zip(layers, marks, strict=True))
     return Widths(height, tuple(rows))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fairdeploy.evidence.records import Interval
 from fairdeploy.gates import CellVerdict
-from fairdeploy.report import charts, words
+from fairdeploy.report import build_charts, charts, words
 
 rates = st.floats(0, 1, allow_nan=False)
 
@@ -81,7 +81,7 @@ def test_noise_is_not_blown_up_into_a_fall() -> None:
 
 @given(st.lists(st.tuples(rates, rates), min_size=1, max_size=6, unique=True))
 def test_labels_of_candidates_stay_inside(points: list[tuple[float, float]]) -> None:
-    chart = charts.scatter(points, ["88.1, skin tone VI"] * len(points))
+    chart = build_charts.scatter(points, ["88.1, skin tone VI"] * len(points))
     for point in chart.points:
         assert 20 <= point.label_y <= 228
         assert 46 <= point.label_x <= charts.WIDTH
@@ -89,7 +89,7 @@ def test_labels_of_candidates_stay_inside(points: list[tuple[float, float]]) -> 
 
 def test_labels_of_candidates_do_not_cover_each_other() -> None:
     points = [(0.7, 0.884), (0.5, 0.881), (0.3, 0.853), (0.6, 0.882)]
-    chart = charts.scatter(points, ["88.1, skin tone VI"] * 4)
+    chart = build_charts.scatter(points, ["88.1, skin tone VI"] * 4)
     width = 6.4 * 18
     left = {"start": 0.0, "end": -width, "middle": -width / 2}
     boxes = [(p.label_x + left[p.anchor], p.label_y - 12) for p in chart.points]
