@@ -18,7 +18,8 @@ from rich.text import Text
 from fairdeploy.devices.base import Device
 from fairdeploy.errors import ExitCode
 from fairdeploy.gates import Verdict, worst_exit
-from fairdeploy.project import CONFIG_NAME
+from fairdeploy.project import CONFIG_NAME, load_project
+from fairdeploy.target import ALIASES
 
 if TYPE_CHECKING:
     from fairdeploy.store import Kept
@@ -62,6 +63,14 @@ MEANING = {
     ExitCode.FAILED: "a gate failed",
     ExitCode.INCONCLUSIVE: "not enough evidence for at least one target",
 }
+
+
+def target_names(common: Common) -> dict[str, str]:
+    """Return the targets that the project here uses, if there is one: its own id to the name of the file."""
+    if not (common.folder / common.config).is_file():
+        return {}
+    project, _ = load_project(common.folder, common.config)
+    return {use.id or ALIASES.get(use.use, use.use): use.use for use in project.targets}
 
 
 def stdout() -> Console:

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from fairdeploy import __version__, backends
 from fairdeploy.backends.base import Capability
-from fairdeploy.cli.common import Common, Targets, print_json, stdout
+from fairdeploy.cli.common import Common, Targets, print_json, stdout, target_names
 from fairdeploy.errors import ExitCode
-from fairdeploy.target import Target, catalogue, load_target
+from fairdeploy.target import ALIASES, Target, catalogue, load_target
 
 
 def doctor(
@@ -25,8 +25,9 @@ def doctor(
     """Say for each backend and target: runs, only compiles, or missing, with what mends it."""
     common = common or Common()
     known = {name: backends.load(name).capability() for name in backends.names()}
-    targets = [load_target(name, common.folder) for name in target or catalogue(common.folder)]
-    states = {one.id: _state(one, known) for one in targets}
+    own = target_names(common)
+    names = dict.fromkeys(ALIASES.get(name, name) for name in target or (*own, *catalogue(common.folder)))
+    states = {name: _state(load_target(own.get(name, name), common.folder), known) for name in names}
     if common.json:
         print_json(
             "doctor",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fairdeploy import yamlfile
-from fairdeploy.cli.common import Common, print_json, stdout
+from fairdeploy.cli.common import Common, print_json, stdout, target_names
 from fairdeploy.errors import ExitCode
 from fairdeploy.target import ALIASES, Target, catalogue, load_target, resolve_target
 
@@ -35,10 +35,10 @@ def show(name: str, *, common: Common | None = None) -> int:
     Parameters
     ----------
     name
-        Its id or alias.
+        Its id or alias, or the id that the project here gives it.
     """
     common = common or Common()
-    document = resolve_target(name, common.folder)
+    document = resolve_target(target_names(common).get(name, name), common.folder)
     target = yamlfile.validate(Target, document)
     rows = [
         (".".join(map(str, path)), value, str(document.origins.get(path, "default")))
@@ -49,7 +49,7 @@ def show(name: str, *, common: Common | None = None) -> int:
         values = [{"key": key, "value": value, "origin": origin} for key, value, origin in rows]
         print_json("targets show", target=target.id, values=values)
         return ExitCode.DONE
-    table = Table("key", "value", "origin", box=None)
+    table = Table(*(Column(name, overflow="fold") for name in ("key", "value", "origin")), box=None)
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     stdout().print(table)
