@@ -47,8 +47,8 @@ class Rule(Record):
     """One condition on one metric.
 
     Changes (`max_drop`, `max_increase`, `max_ratio`) say what they are measured against. `within` names a context
-    within whose levels every group is judged as well; `of_class` the class that stands against all others, where
-    there are more than two.
+    within whose levels every group is judged as well, `intersections` adds those of all attributes; `of_class` is the
+    class that stands against all others, where there are more than two.
     """
 
     metric: str
@@ -60,18 +60,38 @@ class Rule(Record):
     required: bool = True
     within: str | None = None
     of_class: str | None = None
+    intersections: bool = False
     where: str = ""
 
     @property
     def name(self) -> str:
         """Stable name, as in ``true_positive_rate.max_drop.compact``."""
-        return ".".join(filter(None, (self.metric, self.condition, self.against, self.within, self.of_class)))
+        parts = (
+            self.metric,
+            self.condition,
+            self.against,
+            f"within {self.within}" if self.within else None,
+            f"class {self.of_class}" if self.of_class else None,
+            "intersections" if self.intersections else None,
+        )
+        return ".".join(filter(None, parts))
 
     @property
     def words(self) -> str:
         """The metric as in a sentence."""
         percentile = LATENCY.fullmatch(self.metric)
-        return f"p{percentile[1]} latency" if percentile else PLAIN_WORDS[self.metric]
+        words = f"p{percentile[1]} latency" if percentile else PLAIN_WORDS[self.metric]
+        return f"{words} (class {self.of_class})" if self.of_class else words
+
+    @property
+    def reference_words(self) -> str:
+        """What a change is measured against, as in a sentence."""
+        return "reference" if self.against == "reference" else f"{self.against} network"
+
+    @property
+    def at_least(self) -> bool:
+        """Whether the bound is the least that is required, not the most that is allowed."""
+        return self.condition == "min"
 
     @property
     def kind(self) -> Kind:

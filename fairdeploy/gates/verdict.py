@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from fairdeploy.errors import ExitCode, IntegrityError
 from fairdeploy.evidence.judge import Evidence
 from fairdeploy.evidence.records import LEVELS, EvidenceRecord, Level
-from fairdeploy.gates.findings import Finding, findings
+from fairdeploy.gates.finding import Finding
+from fairdeploy.gates.findings import findings
 from fairdeploy.gates.records import CellVerdict, Gates, Rule, Status, Verdict
 
 WOULD: dict[Status, str] = {"fail": "fail", "inconclusive": "stay open", "undefined": "be undefined", "pass": "pass"}
@@ -74,6 +75,8 @@ def _cell(rule: Rule, found: Finding, level: Level | None) -> CellVerdict:
         condition=rule.condition,
         against=rule.against,
         group=found.group,
+        context=found.context,
+        of_class=rule.of_class,
         status=status,
         bound=rule.bound,
         value=found.value,
