@@ -73,7 +73,8 @@ def choose_rows(rows: Rows, recipe: Recipe, seed: int) -> NDArray[np.int64]:
     if not len(rows):
         raise DataError("the calibrate split has no rows")
     random = np.random.default_rng(seed)
-    cells = sorted((random.permutation(cell) for cell in _cells(rows, recipe)), key=len)
+    joint = rows.cells(groups="groups" in recipe.balance, labels="label" in recipe.balance)
+    cells = sorted((random.permutation(cell) for cell in joint), key=len)
     chosen: list[NDArray[np.int64]] = []
     wanted = min(recipe.rows, len(rows))
     for position, cell in enumerate(cells):
@@ -82,12 +83,3 @@ def choose_rows(rows: Rows, recipe: Recipe, seed: int) -> NDArray[np.int64]:
         wanted -= len(chosen[-1])
     return np.sort(np.concatenate(chosen))
 
-
-def _cells(rows: Rows, recipe: Recipe) -> list[NDArray[np.int64]]:
-    columns = list(rows.attributes.values()) if "groups" in recipe.balance else []
-    if "label" in recipe.balance:
-        columns.append(rows.labels.astype(str))
-    members: dict[tuple[str, ...], list[int]] = {}
-    for row in range(len(rows)):
-        members.setdefault(tuple(str(column[row]) for column in columns), []).append(row)
-    return [np.array(members[cell], np.int64) for cell in sorted(members)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,18 @@ class Rows:
             contexts={name: values[indices] for name, values in self.contexts.items()},
             clusters=None if self.clusters is None else self.clusters[indices],
         )
+
+    def cells(self, *, groups: bool = True, labels: bool = True) -> list[NDArray[np.int64]]:
+        """Return the positions of the rows of each joint cell of sensitive attributes and label that has any.
+
+        The order is fixed; without `groups` and `labels` there is one cell.
+        """
+        columns: list[NDArray[Any]] = [self.attributes[name] for name in sorted(self.attributes)] if groups else []
+        code = np.zeros(len(self), np.int64)
+        for column in [*columns, self.labels] if labels else columns:
+            levels, level = np.unique(column, return_inverse=True)
+            code = code * len(levels) + level
+        return [np.flatnonzero(code == one) for one in np.unique(code)]
 
 
 @dataclass(frozen=True)

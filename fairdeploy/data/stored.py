@@ -68,7 +68,7 @@ class StoredSplit:
 
     @classmethod
     def load(cls, folder: Path) -> StoredSplit:
-        """Open a split that `materialise` or `subset` wrote.
+        """Open a split that `materialise` wrote.
 
         Raises
         ------
@@ -92,17 +92,6 @@ class StoredSplit:
         """Yield the inputs by name, at most `size` rows at a time, in order."""
         for start in range(0, len(self), size):
             yield {name: values[start : start + size] for name, values in self.inputs.items()}
-
-    def subset(self, indices: NDArray[np.integer], out: Path) -> StoredSplit:
-        """Write the rows at `indices` [m], in that order, as a split of their own."""
-
-        def batches(size: int) -> Iterator[Batch]:
-            for start in range(0, len(indices), size):
-                part = indices[start : start + size]
-                yield {name: values[part] for name, values in self.inputs.items()}
-
-        shapes = {name: values.shape[1:] for name, values in self.inputs.items()}
-        return _write(self.rows.take(indices), batches(BATCH_ROWS), out, shapes=shapes)
 
 
 class GroupCount(NamedTuple):

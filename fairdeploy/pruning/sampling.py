@@ -30,7 +30,7 @@ def epoch_order(rows: Rows, sampling: Literal["natural", "balanced"], generator:
     """
     if sampling == "natural":
         return generator.permutation(len(rows))
-    cells = cells_of(rows)
+    cells = rows.cells()
     quota = -(-len(rows) // len(cells))
     drawn = []
     for cell in cells:
@@ -38,12 +38,3 @@ def epoch_order(rows: Rows, sampling: Literal["natural", "balanced"], generator:
         drawn.append(np.concatenate([generator.permutation(cell) for _ in range(rounds)])[:quota])
     return generator.permutation(np.concatenate(drawn))
 
-
-def cells_of(rows: Rows) -> list[Order]:
-    """Return the rows of each joint cell of sensitive attributes and label that has any, in a fixed order."""
-    columns = [np.asarray(rows.attributes[name]) for name in sorted(rows.attributes)] + [np.asarray(rows.labels)]
-    code = np.zeros(len(rows), dtype=np.int64)
-    for column in columns:
-        levels, level = np.unique(column, return_inverse=True)
-        code = code * len(levels) + level
-    return [np.flatnonzero(code == one) for one in np.unique(code)]

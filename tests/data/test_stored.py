@@ -194,17 +194,6 @@ def test_wrong_rows_are_refused_before_anything_is_read(store: Any, make_split: 
     assert not (tmp_path / "tune").exists()
 
 
-def test_a_subset_keeps_rows_and_contents_together(store: Any, make_split: MakeSplit, tmp_path: Path) -> None:
-    stored = store(make_split())
-    chosen = np.array([7, 2, 4])
-    subset = stored.subset(chosen, tmp_path / "sample")
-    assert subset.rows.ids.tolist() == ["tune-7", "tune-2", "tune-4"]
-    np.testing.assert_array_equal(subset.inputs["image"], stored.inputs["image"][chosen])
-    np.testing.assert_array_equal(subset.row_digests, stored.row_digests[chosen])
-    assert subset.rows.attributes["tone"].tolist() == stored.rows.attributes["tone"][chosen].tolist()
-    assert subset.fingerprint != stored.fingerprint
-
-
 @pytest.mark.parametrize("size", [1, 3, 10, 99])
 def test_stored_batches_cover_all_rows_in_order(store: Any, make_split: MakeSplit, size: int) -> None:
     stored = store(make_split())
