@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairdeploy.errors import ConfigError
 from fairdeploy.evidence.tally import UNKNOWN, Tally
 
 
@@ -48,10 +49,28 @@ def cells(tally: Tally, *, contexts: bool, intersections: bool) -> Iterator[Cell
     by_context: list[tuple[str, ...]] = [(), *((name,) for name in tally.schema.contexts)] if contexts else [()]
     for where in by_context:
         for who in by_group if not where else by_group[: len(attributes) + 1]:
-            yield _over(tally, who, where)
+            yield over(tally, who, where)
 
 
-def _over(tally: Tally, who: tuple[str, ...], where: tuple[str, ...]) -> Cells:
+def cell(tally: Tally, group: Mapping[str, str], context: Mapping[str, str]) -> Cells:
+    """Return the one cell of a group within a context; both empty is everyone.
+
+    Raises
+    ------
+    ConfigError
+        If an attribute, a context or a level is not the tally's.
+    """
+    at = 0
+    for axis, level in {**group, **context}.items():
+        levels = tally.schema.levels(axis)
+        if level not in levels:
+            raise ConfigError(f"'{level}' is not a level of {axis}; known: {', '.join(levels)}")
+        at = at * len(levels) + levels.index(level)
+    return Cells((*group, *context), np.array([at], dtype=np.intp), (dict(group),), (dict(context),))
+
+
+def over(tally: Tally, who: tuple[str, ...], where: tuple[str, ...]) -> Cells:
+    """Return the cells over some attributes and contexts; ``unknown`` only where it has rows."""
     axes = who + where
     rows = tally.sums(axes).sum(0).ravel()
     combinations = list(product(*(tally.schema.levels(axis) for axis in axes)))

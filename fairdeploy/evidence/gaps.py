@@ -2,27 +2,33 @@
 
 ``|gap(estimate) - gap(truth)| <= range over groups of (estimate - truth)``, whatever the truth. So with q the quantile
 of that range under a joint bootstrap, [gap - q, gap + q] covers; the percentile bootstrap of the gap itself covers a
-true gap of 0 in 0 to 37 % of runs. Rows are resampled given their group and label, clusters by their bucket. A group
-whose bootstrap spread is below that of a score test (all right, all wrong, few rows) is topped up to it, so that no
-small group looks certain: its deviations are stretched, which keeps what groups share where each cluster holds rows of
-them all, and what a stretch by `MOST_STRETCH` leaves is noise of the group's own (``benchmarks/coverage.py``).
+true gap of 0 in 0 to 37 % of runs. A ratio is a gap of logarithms, with half a hit and half a miss added to each rate
+(Walter 1975), so that a rate of 0 has one. Rows are resampled given their group and label, clusters by their bucket. A
+group whose bootstrap spread is below that of a score test (all right, all wrong, few rows) is topped up to it, so that
+no small group looks certain: its deviations are stretched, which keeps what groups share where each cluster holds rows
+of them all, and what a stretch by `MOST_STRETCH` leaves is noise of the group's own (``benchmarks/coverage.py``).
+Statistics that are no rates bring the draws of `fairdeploy.evidence.statistics.estimate`.
 """
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairdeploy.evidence.cells import over
 from fairdeploy.evidence.clusters import EffectiveRate, effective_rate
-from fairdeploy.evidence.metrics import GapMetric, present_levels
+from fairdeploy.evidence.metrics import GapMetric, RateMetric, present_levels
+from fairdeploy.evidence.statistics import Statistic, estimate
 from fairdeploy.evidence.tally import BUCKETS, Tally
 
 REPLICATES = 2_000
 SCORE_Z2 = 1.96**2
 MOST_STRETCH = 2.0
+TINY = 1e-12
 Floats = NDArray[np.float64]
 
 
@@ -33,7 +39,7 @@ class GapEstimate:
     Attributes
     ----------
     value : float or None
-        None if a level has no denominator or there is only one level.
+        None if a level has no denominator, if there is only one level, or if a ratio's rates are all 0.
     highest, lowest : str or None
         The levels between which the gap lies.
     undefined : tuple of str
@@ -43,8 +49,10 @@ class GapEstimate:
     smallest_buckets : int or None
         Non-empty buckets of that level; None where rows are not clustered.
     deviations : array [replicates]
-        Sorted ranges of (estimate - truth) over the levels.
+        Sorted ranges of (estimate - truth) over the levels; of logarithms for a ratio.
     method : str
+    centre : float or None
+        Of a ratio only: its value with half a hit and half a miss added to each rate.
     """
 
     value: float | None
@@ -55,13 +63,25 @@ class GapEstimate:
     smallest_buckets: int | None
     deviations: Floats
     method: str
+    centre: float | None = None
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Return the interval that covers the true gap with the given confidence; [0, 1] when undefined."""
         if self.value is None:
             return 0.0, 1.0
         margin = float(np.quantile(self.deviations, confidence, method="higher"))
-        return max(0.0, self.value - margin), min(1.0, self.value + margin)
+        if self.centre is None:
+            return max(0.0, self.value - margin), min(1.0, self.value + margin)
+        return min(self.value, self.centre * np.exp(-margin)), min(1.0, max(self.value, self.centre * np.exp(margin)))
+
+    @property
+    def why_undefined(self) -> str:
+        """In words, why there is no value; empty if there is one."""
+        if self.value is not None:
+            return ""
+        if self.undefined:
+            return f"no rows for {', '.join(self.undefined)}"
+        return "there is only one level" if self.highest is None else "no level has a rate above 0"
 
 
 def gap_estimate(tally: Tally, metric: GapMetric, attribute: str, *, seed: int) -> GapEstimate:
@@ -74,40 +94,103 @@ def gap_estimate(tally: Tally, metric: GapMetric, attribute: str, *, seed: int) 
     attribute : str
     seed : int
         The same seed gives the same bytes, whatever else is estimated before.
+
+    Raises
+    ------
+    ConfigError
+        If the metric needs two classes and the tally has more.
     """
     levels = present_levels(tally, attribute)
-    method = f"joint bootstrap of {'clusters' if tally.schema.clustered else 'rows'}, {REPLICATES} replicates"
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(f"{metric.name}/{attribute}".encode())]))
-    weights = _bucket_weights(rng, tally) if tally.schema.clustered and tally.rows else None
-    value, highest, lowest = -1.0, "", ""
-    undefined: set[str] = set()
-    smallest: list[tuple[int, int]] = []
-    deviations = np.zeros(REPLICATES)
-    for rate in metric.rates:
-        counts = rate.counts(tally, (attribute,))
-        n, hits = counts.n[:, : len(levels)], counts.deployed[:, : len(levels)]
-        smallest += zip(n.sum(0).tolist(), (n > 0).sum(0).tolist(), strict=True)
-        undefined |= {level for level, rows in zip(levels, n.sum(0), strict=True) if rows == 0}
-        if undefined or len(levels) < 2:
-            continue
-        summary = effective_rate(hits, n, clustered=weights is not None)
-        rates = hits.sum(0) / n.sum(0)
-        drawn = _resample_rows(rng, summary) if weights is None else _resample_buckets(weights, hits, n)
-        drawn = _top_up(rng, drawn - rates, summary)
-        deviations = np.maximum(deviations, np.ptp(drawn, axis=1))
-        if np.ptp(rates) > value:
-            value, highest, lowest = float(np.ptp(rates)), levels[int(rates.argmax())], levels[int(rates.argmin())]
-    rows, buckets = min(smallest, default=(0, 0))
-    size = (rows, buckets if tally.schema.clustered else None)
-    if undefined or len(levels) < 2:
-        missing = tuple(level for level in levels if level in undefined)
-        return GapEstimate(None, None, None, missing, *size, deviations, method)
-    return GapEstimate(value, highest, lowest, (), *size, np.sort(deviations), method)
+    parts = [_part(rng, tally, rate, attribute, len(levels), metric.ratio, seed) for rate in metric.rates]
+    method = f"joint bootstrap of {'clusters' if tally.schema.clustered else 'rows'}, {REPLICATES} replicates"
+    sizes = [size for part in parts for size in zip(part.n.tolist(), part.buckets.tolist(), strict=True)]
+    rows, buckets = min(sizes, default=(0, 0))
+    missing = tuple(level for at, level in enumerate(levels) if any(np.isnan(part.rates[at]) for part in parts))
+    gap = GapEstimate(None, None, None, missing, rows, buckets if tally.schema.clustered else None, np.zeros(0), method)
+    if missing or len(levels) < 2:
+        return gap
+    gaps = [_ratio(part.rates) if metric.ratio else float(np.ptp(part.rates)) for part in parts]
+    worst = int(np.argmin(gaps) if metric.ratio else np.argmax(gaps))
+    rates = parts[worst].rates
+    gap = replace(gap, highest=levels[int(rates.argmax())], lowest=levels[int(rates.argmin())])
+    if metric.ratio and any(not part.rates.any() for part in parts):
+        return gap
+    return replace(
+        gap,
+        value=gaps[worst],
+        deviations=np.sort(np.maximum.reduce([part.ranges for part in parts])),
+        centre=min(_ratio(part.smoothed) for part in parts) if metric.ratio else None,
+    )
 
 
-def _bucket_weights(rng: np.random.Generator, tally: Tally) -> Floats:
-    filled = np.flatnonzero(tally.sums(()))
-    drawn = filled[rng.integers(0, len(filled), (REPLICATES, len(filled)))]
+@dataclass(frozen=True)
+class _Part:
+    """One rate over the levels [levels], its denominators, and the ranges of its deviations [replicates]."""
+
+    rates: Floats
+    smoothed: Floats
+    n: NDArray[np.int64]
+    buckets: NDArray[np.int64]
+    ranges: Floats
+
+
+def _part(
+    rng: np.random.Generator,
+    tally: Tally,
+    rate: RateMetric | Statistic,
+    attribute: str,
+    levels: int,
+    ratio: bool,
+    seed: int,
+) -> _Part:
+    if isinstance(rate, Statistic):
+        return _statistic(tally, rate, attribute, levels, ratio, seed)
+    counts = rate.counts(tally, (attribute,))
+    n, hits = counts.n[:, :levels], counts.deployed[:, :levels]
+    rows, successes = n.sum(0), hits.sum(0)
+    rates = np.divide(successes, rows, out=np.full(levels, np.nan), where=rows > 0)
+    smoothed = (successes + 0.5) / (rows + 1)
+    if not rows.all():
+        return _Part(rates, smoothed, rows, (n > 0).sum(0), np.zeros(REPLICATES))
+    summary = effective_rate(hits, n, clustered=tally.schema.clustered)
+    if tally.schema.clustered:
+        drawn = _resample_buckets(_bucket_weights(seed, tally), hits, n)
+    else:
+        drawn = _resample_rows(rng, summary)
+    if ratio:
+        deviations = _top_up(rng, np.log((drawn * rows + 0.5) / (rows + 1) / smoothed), summary, relative=True)
+    else:
+        deviations = _top_up(rng, drawn - rates, summary)
+    return _Part(rates, smoothed, rows, (n > 0).sum(0), np.ptp(deviations, axis=1))
+
+
+def _statistic(tally: Tally, statistic: Statistic, attribute: str, levels: int, ratio: bool, seed: int) -> _Part:
+    """As for a rate; the range is that between the draws for upper and those for lower bounds."""
+    part = over(tally, (attribute,), ())
+    found = estimate(tally, statistic, part, seed=seed)
+    low, high, values = (found.lower[:, :levels], found.upper[:, :levels], found.deployed[:levels])
+    if ratio:
+        low, high, values = (np.log(np.maximum(one, TINY)) for one in (low, high, values))
+    buckets = (part.take(tally.sums((attribute,)))[:, :levels] > 0).sum(0)
+    ranges = (high - values).max(1) - (low - values).min(1)
+    return _Part(found.deployed[:levels], found.deployed[:levels], found.n[:levels], buckets, ranges)
+
+
+def _ratio(rates: Floats) -> float:
+    return float(rates.min() / rates.max()) if rates.max() else 1.0
+
+
+def _bucket_weights(seed: int, tally: Tally) -> Floats:
+    return _times_drawn(seed, np.flatnonzero(tally.sums(())).tobytes())
+
+
+@lru_cache(maxsize=2)
+def _times_drawn(seed: int, filled: bytes) -> Floats:
+    """Return how often each bucket is drawn [replicates, buckets]; the same for all metrics and attributes."""
+    buckets = np.frombuffer(filled, np.intp)
+    rng = np.random.Generator(np.random.PCG64([seed, BUCKETS]))
+    drawn = buckets[rng.integers(0, len(buckets), (REPLICATES, len(buckets)))]
     replicate = np.arange(REPLICATES)[:, None]
     times = np.bincount((replicate * BUCKETS + drawn).ravel(), minlength=REPLICATES * BUCKETS)
     return times.reshape(REPLICATES, BUCKETS).astype(float)
@@ -124,11 +207,11 @@ def _resample_buckets(weights: Floats, hits: NDArray[np.int64], n: NDArray[np.in
     return np.where(rows > 0, weights @ hits / np.maximum(rows, 1), overall)
 
 
-def _top_up(rng: np.random.Generator, drawn: Floats, summary: EffectiveRate) -> Floats:
-    """Raise each group's spread to the standard error of a score test at the effective n."""
+def _top_up(rng: np.random.Generator, drawn: Floats, summary: EffectiveRate, *, relative: bool = False) -> Floats:
+    """Raise each group's spread to the standard error of a score test at the effective n (of its log: relative)."""
     n = summary.n / summary.effect
     centre = (summary.successes / summary.effect + SCORE_Z2 / 2) / (n + SCORE_Z2)
-    wanted, spread = np.sqrt(centre * (1 - centre) / n), drawn.std(axis=0)
+    wanted, spread = np.sqrt(centre * (1 - centre) / n) / (centre if relative else 1), drawn.std(axis=0)
     stretch = np.clip(np.divide(wanted, spread, out=np.ones_like(spread), where=spread > 0), 1, MOST_STRETCH)
     lacking = np.sqrt(np.maximum(wanted**2 - (stretch * spread) ** 2, 0))
     raised: Floats = stretch * drawn + lacking * rng.standard_normal(drawn.shape)

@@ -1,8 +1,9 @@
 """Metrics as functions of a tally, under the field's names and in fairlearn's convention.
 
 A rate is an indicator on (label, prediction) over the rows that its denominator admits. A gap is the largest rate of
-an attribute's levels minus the smallest; equalized odds takes the larger of two gaps. A level without denominator
-leaves a gap undefined (None), never 0; only ``unknown`` is passed over, and only when it has no rows at all.
+an attribute's levels minus the smallest, or the smallest divided by the largest; equalized odds takes the worse of two
+gaps. A level without denominator leaves a gap undefined (None), never 0, and so does a ratio of zeros; only ``unknown``
+is passed over, and only when it has no rows at all. What is no sum over rows is in `fairdeploy.evidence.statistics`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.errors import ConfigError
+from fairdeploy.evidence.cells import cell
+from fairdeploy.evidence.statistics import Statistic, balanced_accuracy, positive_predictive_value
 from fairdeploy.evidence.tally import UNKNOWN, Tally
 
 Ints = NDArray[np.int64]
@@ -71,12 +74,10 @@ class RateMetric:
         of: str = "deployed",
     ) -> float | None:
         """Return the rate of the ``deployed`` or the ``reference`` predictions, None without denominator."""
-        levels = {**(group or {}), **(context or {})}
-        axes = tuple(levels)
-        counts = self.counts(tally, axes)
-        index = tuple(_level_index(tally, axis, level) for axis, level in levels.items())
-        n = counts.n.sum(0)[index]
-        return float(getattr(counts, of).sum(0)[index] / n) if n else None
+        part = cell(tally, group or {}, context or {})
+        counts = self.counts(tally, part.axes).map(part.take)
+        n = counts.n.sum()
+        return float(getattr(counts, of).sum() / n) if n else None
 
     def counts(self, tally: Tally, axes: Sequence[str] = ()) -> PairedCounts:
         """Count per bucket and level of the given attributes and contexts.
@@ -100,23 +101,38 @@ class RateMetric:
 
 @dataclass(frozen=True)
 class GapMetric:
-    """The largest gap of some rates over the levels of one attribute; call it on a tally for its value."""
+    """The largest gap of some rates over the levels of one attribute; call it on a tally for its value.
+
+    Attributes
+    ----------
+    name, words : str
+    rates : tuple of RateMetric or Statistic
+        The worst of their gaps counts.
+    ratio : bool
+        Smallest / largest rate, which a gate bounds by `min`; else largest - smallest, bounded by `max`.
+    """
 
     name: str
     words: str
-    rates: tuple[RateMetric, ...]
+    rates: tuple[RateMetric | Statistic, ...]
+    ratio: bool = False
 
-    def __call__(self, tally: Tally, attribute: str) -> float | None:
-        """Return the gap of the deployed predictions; None if a level has no denominator or there is only one."""
+    @property
+    def binary(self) -> bool:
+        """Whether it needs two classes."""
+        return any(rate.binary for rate in self.rates)
+
+    def __call__(self, tally: Tally, attribute: str, *, of: str = "deployed") -> float | None:
+        """Return the gap of one network's predictions; None where it is undefined."""
         levels = present_levels(tally, attribute)
         gaps = []
         for metric in self.rates:
-            rates = [metric(tally, {attribute: level}) for level in levels]
+            rates = [metric(tally, {attribute: level}, of=of) for level in levels]
             known = [rate for rate in rates if rate is not None]
-            if len(known) < len(levels) or len(levels) < 2:
+            if len(known) < len(levels) or len(levels) < 2 or (self.ratio and not max(known)):
                 return None
-            gaps.append(max(known) - min(known))
-        return max(gaps)
+            gaps.append(min(known) / max(known) if self.ratio else max(known) - min(known))
+        return min(gaps) if self.ratio else max(gaps)
 
 
 @dataclass(frozen=True)
@@ -149,13 +165,6 @@ def present_levels(tally: Tally, attribute: str) -> tuple[str, ...]:
     return levels if tally.sums((attribute,)).sum(0)[-1] else levels[:-1]
 
 
-def _level_index(tally: Tally, axis: str, level: str) -> int:
-    levels = tally.schema.levels(axis)
-    if level not in levels:
-        raise ConfigError(f"'{level}' is not a level of {axis}; known: {', '.join(levels)}")
-    return levels.index(level)
-
-
 def words(group: Mapping[str, str]) -> str:
     """Name a group in a sentence: ``{"skin_tone": "VI"}`` is "skin tone VI", ``{}`` is "everyone"."""
     parts = []
@@ -183,6 +192,13 @@ false_positive_rate = RateMetric(
 )
 selection_rate = RateMetric("selection_rate", "selection rate", lambda _, prediction: prediction == 1, _all)
 
+true_negative_rate = RateMetric(
+    "true_negative_rate", "true negative rate", lambda _, prediction: prediction == 0, lambda label: label == 0
+)
+false_negative_rate = RateMetric(
+    "false_negative_rate", "false negative rate", lambda _, prediction: prediction == 0, lambda label: label == 1
+)
+
 demographic_parity_difference = GapMetric(
     "demographic_parity_difference", "demographic parity difference", (selection_rate,)
 )
@@ -193,6 +209,34 @@ equal_opportunity_difference = GapMetric(
     "equal_opportunity_difference", "equal opportunity difference", (true_positive_rate,)
 )
 accuracy_difference = GapMetric("accuracy_difference", "accuracy difference", (accuracy,))
+false_positive_rate_difference = GapMetric(
+    "false_positive_rate_difference", "false positive rate difference", (false_positive_rate,)
+)
+predictive_parity_difference = GapMetric(
+    "predictive_parity_difference", "predictive parity difference", (positive_predictive_value,)
+)
+balanced_accuracy_difference = GapMetric(
+    "balanced_accuracy_difference", "balanced accuracy difference", (balanced_accuracy,)
+)
+demographic_parity_ratio = GapMetric(
+    "demographic_parity_ratio", "demographic parity ratio", (selection_rate,), ratio=True
+)
+equalized_odds_ratio = GapMetric(
+    "equalized_odds_ratio", "equalized odds ratio", (true_positive_rate, false_positive_rate), ratio=True
+)
+equal_opportunity_ratio = GapMetric(
+    "equal_opportunity_ratio", "equal opportunity ratio", (true_positive_rate,), ratio=True
+)
+accuracy_ratio = GapMetric("accuracy_ratio", "accuracy ratio", (accuracy,), ratio=True)
+false_positive_rate_ratio = GapMetric(
+    "false_positive_rate_ratio", "false positive rate ratio", (false_positive_rate,), ratio=True
+)
+true_negative_rate_ratio = GapMetric(
+    "true_negative_rate_ratio", "true negative rate ratio", (true_negative_rate,), ratio=True
+)
+false_negative_rate_ratio = GapMetric(
+    "false_negative_rate_ratio", "false negative rate ratio", (false_negative_rate,), ratio=True
+)
 
 flip_rate = FlipMetric("flip_rate", "flip rate", lambda reference, deployed: reference != deployed, binary=False)
 flip_rate_to_negative = FlipMetric(
@@ -202,7 +246,17 @@ flip_rate_to_positive = FlipMetric(
     "flip_rate_to_positive", "rate of flips to positive", lambda reference, deployed: reference < deployed
 )
 
-RATES = {m.name: m for m in (accuracy, true_positive_rate, false_positive_rate, selection_rate)}
+RATES = {
+    m.name: m
+    for m in (
+        accuracy,
+        true_positive_rate,
+        false_positive_rate,
+        selection_rate,
+        true_negative_rate,
+        false_negative_rate,
+    )
+}
 GAPS = {
     m.name: m
     for m in (
@@ -210,6 +264,16 @@ GAPS = {
         equalized_odds_difference,
         equal_opportunity_difference,
         accuracy_difference,
+        false_positive_rate_difference,
+        predictive_parity_difference,
+        balanced_accuracy_difference,
+        demographic_parity_ratio,
+        equalized_odds_ratio,
+        equal_opportunity_ratio,
+        accuracy_ratio,
+        false_positive_rate_ratio,
+        true_negative_rate_ratio,
+        false_negative_rate_ratio,
     )
 }
 FLIPS = {m.name: m for m in (flip_rate, flip_rate_to_negative, flip_rate_to_positive)}

@@ -275,7 +275,8 @@ def _beside(rule: PlannedRule, expected: float, margin: float) -> float:
 def _plan_gap(rule: PlannedRule, tally: Tally, attribute: str, given: Assumptions) -> PlanRow:
     metric = metrics.GAPS[rule.metric]
     levels = metrics.present_levels(tally, attribute)
-    counts = [rate.counts(tally, (attribute,)).n[:, : len(levels)] for rate in metric.rates]
+    rates = [rate if isinstance(rate, metrics.RateMetric) else metrics.accuracy for rate in metric.rates]
+    counts = [rate.counts(tally, (attribute,)).n[:, : len(levels)] for rate in rates]
     each = [rows for n in counts for rows in _rows(tally, n)]
     weakest = min(each, key=lambda rows: rows.n / rows.effect(given.icc))
 

@@ -201,11 +201,35 @@ class Tally:
         if self.schema != other.schema:
             raise DataError("tallies of different schemas cannot be added: groups, contexts or classes differ")
         cells = np.concatenate([self.cells, other.cells])
-        counts = np.concatenate([self.counts, other.counts])
-        order = np.argsort(cells, kind="stable")
-        cells, counts = cells[order], counts[order]
-        starts = np.flatnonzero(np.diff(cells, prepend=-1))
-        return Tally(self.schema, cells[starts], np.add.reduceat(counts, starts) if len(starts) else counts)
+        return Tally(self.schema, *_merged(cells, np.concatenate([self.counts, other.counts])))
+
+    def one_vs_rest(self, index: int) -> Tally:
+        """Return the tally of one class against all others, so that every binary metric has a meaning.
+
+        Parameters
+        ----------
+        index : int
+            Position of the class in ``schema.classes``; it becomes the positive class, named as before. The negative
+            one is "other" ("rest" where the class itself is called "other").
+
+        Raises
+        ------
+        DataError
+            If there is no such class.
+        """
+        if not 0 <= index < len(self.schema.classes):
+            raise DataError("no class {}: there are {}".format(index, ", ".join(self.schema.classes)))
+        name = self.schema.classes[index]
+        schema = Schema(
+            attributes=self.schema.attributes,
+            contexts=self.schema.contexts,
+            classes=("rest" if name == "other" else "other", name),
+            clustered=self.schema.clustered,
+        )
+        at = self.coordinates
+        columns = tuple(at[axis] == index if axis in OUTCOME else at[axis] for axis in schema.axes)
+        flat = np.ravel_multi_index(tuple(column.astype(np.int64) for column in columns), schema.shape)
+        return Tally(schema, *_merged(flat, self.counts))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tally) and self.schema == other.schema and self.digest == other.digest
@@ -283,6 +307,14 @@ class Tally:
             return tally
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, DataError) as error:
             raise IntegrityError("not a valid tally: {}".format(error)) from error
+
+
+def _merged(cells: NDArray[np.int64], counts: NDArray[np.int64]) -> Tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort cells and add up the counts of equal ones."""
+    order = np.argsort(cells, kind="stable")
+    cells, counts = cells[order], counts[order]
+    starts = np.flatnonzero(np.diff(cells, prepend=-1))
+    return cells[starts], np.add.reduceat(counts, starts) if len(starts) else counts
 
 
 def _with_unknown(levels_by_name: Levels) -> Dict[str, Tuple[str, ...]]:

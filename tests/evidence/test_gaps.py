@@ -56,13 +56,18 @@ def test_the_value_is_the_metric_and_the_levels_are_named(tally_of):
             ("b", 1, 1, 1): 60,
             ("b", 1, 1, 0): 40,
             ("a", 0, 0, 0): 50,
+            ("a", 0, 0, 1): 9,
             ("b", 0, 0, 0): 50,
+            ("b", 0, 0, 1): 8,
         }
     )
     for metric in metrics.GAPS.values():
         estimate = gap_estimate(tally, metric, "g", seed=0)
         assert estimate.value == pytest.approx(metric(tally, "g"), abs=1e-12)
-        assert (estimate.highest, estimate.lowest) == ("a", "b")
+        lower, upper = estimate.interval(0.95)
+        assert lower < estimate.value < upper
+        inverse = metric.name in ("true_negative_rate_ratio", "false_negative_rate_ratio")
+        assert (estimate.highest, estimate.lowest) == (("b", "a") if inverse else ("a", "b"))
 
 
 def test_equalized_odds_takes_the_worse_of_two_gaps_in_one_interval(tally_of):

@@ -36,8 +36,10 @@ def by_mask(name, label, prediction):
         return np.mean(label == prediction) if len(label) else None
     if name == "selection_rate":
         return np.mean(prediction) if len(label) else None
-    kept = prediction[label == (name == "true_positive_rate")]
-    return np.mean(kept) if len(kept) else None
+    truth, _, outcome = name.partition("_")
+    outcome = int(outcome.startswith("positive"))
+    kept = prediction[label == (outcome if truth == "true" else 1 - outcome)]
+    return np.mean(kept == outcome) if len(kept) else None
 
 
 @settings(max_examples=60, deadline=None)
