@@ -32,6 +32,7 @@ for name, place, what in (
     ("doctor", "doctor:doctor", "What this machine can do with each backend and target."),
     ("verify", "verify:verify", "Judge an artifact that exists already."),
     ("gate", "gate:gate", "Gate a finished build again with today's gates."),
+    ("explain", "explain:explain", "The rows behind a failed or undecided cell, and where they flipped."),
     ("compare", "compare:compare", "Show bundles side by side."),
     ("report", "report:report", "Write the report of a build."),
     ("version", "doctor:version", "Print the version."),

@@ -17,7 +17,7 @@ from fairdeploy.workflow import Build
 from tests.conftest import Kiosk
 
 COMMANDS = (
-    *("build", "plan", "validate", "doctor", "verify", "gate", "compare", "report", "version"),
+    *("build", "plan", "validate", "doctor", "verify", "gate", "explain", "compare", "report", "version"),
     *("targets", "targets ls", "targets show"),
 )
 
