@@ -1,4 +1,4 @@
-"""Intervals and tests for one proportion, paired counts and two samples. All work on arrays; counts may be fractions.
+"""Intervals and tests for one proportion and for paired counts. All work on arrays; counts may be fractions.
 
 A two-sided interval at confidence c holds a one-sided bound at (1 + c) / 2 on each side: see `two_sided`.
 Without rows an interval is the whole range.
@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Pair = tuple[Floats, Floats]
 BISECTIONS = 50
-LARGEST_LOG = 30.0  # a ratio beyond e^30 is no ratio of counts
 
 
 def two_sided(one_sided_confidence: float) -> float:
@@ -25,7 +24,7 @@ def two_sided(one_sided_confidence: float) -> float:
 
 def wilson(successes: ArrayLike, n: ArrayLike, confidence: float) -> Pair:
     """Wilson's score interval of a proportion (Wilson 1927), for showing."""
-    x, n = _floats(successes, n)
+    x, n = floats(successes, n)
     z2 = _z(confidence) ** 2
     with np.errstate(invalid="ignore", divide="ignore"):
         centre = (x + z2 / 2) / (n + z2)
@@ -39,7 +38,7 @@ def clopper_pearson(successes: ArrayLike, n: ArrayLike, confidence: float) -> Pa
     """Return the exact interval of a proportion (Clopper and Pearson 1934), for guaranteeing."""
     from scipy.special import betaincinv
 
-    x, n = _floats(successes, n)
+    x, n = floats(successes, n)
     tail = (1 - confidence) / 2
     some, all_but = np.maximum(x, 1e-300), np.maximum(n - x, 1e-300)
     lower = np.where(x > 0, betaincinv(some, n - x + 1, tail), 0.0)
@@ -62,9 +61,9 @@ def tango(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, confidence: float) -
     lower, upper : array [...]
         Of the loss, in [-1, 1].
     """
-    b, c, n = _floats(lost, gained, n)
+    b, c, n = floats(lost, gained, n)
     loss = np.divide(b - c, n, out=np.zeros_like(n), where=n > 0)
-    lower, upper = _invert(lambda d: tango_z(b, c, n, d), loss, -1.0, 1.0, confidence)
+    lower, upper = invert(lambda d: tango_z(b, c, n, d), loss, -1.0, 1.0, confidence)
     return np.where(n > 0, lower, -1.0), np.where(n > 0, upper, 1.0)
 
 
@@ -86,10 +85,10 @@ def tango_z(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, loss: ArrayLike) -
 
     ``ndtr`` of it is the one-sided p-value of "the loss is at least this".
     """
-    b, c, n, d = _floats(lost, gained, n, loss)
+    b, c, n, d = floats(lost, gained, n, loss)
     linear = -b - c + (2 * n - b + c) * d
     root = np.sqrt(np.maximum(linear**2 + 8 * n * c * d * (1 - d), 0))
-    return _over_root(b - c - n * d, (root - linear) / 2 + n * d * (1 - d))
+    return over_root(b - c - n * d, (root - linear) / 2 + n * d * (1 - d))
 
 
 def newcombe_paired(both: ArrayLike, lost: ArrayLike, gained: ArrayLike, neither: ArrayLike, confidence: float) -> Pair:
@@ -102,119 +101,14 @@ def newcombe_paired(both: ArrayLike, lost: ArrayLike, gained: ArrayLike, neither
     confidence : float
         Two-sided.
     """
-    a, b, c, d = _floats(both, lost, gained, neither)
+    a, b, c, d = floats(both, lost, gained, neither)
     n = a + b + c + d
     one, two = a + b, a + c
     product = a * d - b * c
     corrected = np.where(product > 0, np.maximum(product - n / 2, 0), product)
     scale = np.sqrt(one * (c + d) * two * (b + d))
     phi = np.divide(corrected, scale, out=np.zeros_like(n), where=scale > 0)
-    return _squared_and_added(one, n, two, n, phi, confidence)
-
-
-def newcombe(
-    successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, confidence: float
-) -> Pair:
-    """Newcombe's interval of the difference of two independent proportions (1998, Statistics in Medicine 17, 873).
-
-    Method 10 there: Wilson intervals, squared and added. For showing.
-    """
-    x, n, y, m = _floats(successes, n, other_successes, other_n)
-    return _squared_and_added(x, n, y, m, np.zeros_like(x), confidence)
-
-
-def score_difference(
-    successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, confidence: float
-) -> Pair:
-    """Score interval of the difference of two independent proportions (Miettinen and Nurminen 1985, eq. 8 and 9).
-
-    Parameters
-    ----------
-    successes, n, other_successes, other_n : array [...]
-        The difference is ``successes / n - other_successes / other_n``.
-    confidence : float
-        Two-sided.
-
-    Returns
-    -------
-    lower, upper : array [...]
-        In [-1, 1]; everything where one of the samples is empty.
-    """
-    x, n, y, m = _floats(successes, n, other_successes, other_n)
-    known = (n > 0) & (m > 0)
-    x, n, y, m = (np.where(known, one, fallback) for one, fallback in ((x, 0), (n, 1), (y, 0), (m, 1)))
-    lower, upper = _invert(lambda d: difference_z(x, n, y, m, d), x / n - y / m, -1.0, 1.0, confidence)
-    return np.where(known, lower, -1.0), np.where(known, upper, 1.0)
-
-
-def difference_z(
-    successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, difference: ArrayLike
-) -> Floats:
-    """Return the score statistic for a true difference of two independent proportions; all denominators positive.
-
-    ``ndtr`` of it is the one-sided p-value of "the difference is at least this". The nuisance is its maximum likelihood
-    estimate under that difference, in closed form (Miettinen and Nurminen 1985, Statistics in Medicine 4, appendix I).
-    """
-    x, n, y, m, d = _floats(successes, n, other_successes, other_n, difference)
-    total, hits = n + m, x + y
-    square = (n + 2 * m) * d - total - hits
-    linear = (m * d - total - 2 * y) * d + hits
-    constant = y * d * (1 - d)
-    turn = square**3 / (3 * total) ** 3 - square * linear / (6 * total**2) + constant / (2 * total)
-    reach = np.sqrt(np.maximum((square / (3 * total)) ** 2 - linear / (3 * total), 0))
-    reach = np.where(turn < 0, -reach, reach)
-    cosine = np.divide(turn, reach**3, out=np.zeros_like(turn), where=reach != 0)
-    angle = (np.pi + np.arccos(np.clip(cosine, -1, 1))) / 3
-    other = np.clip(2 * reach * np.cos(angle) - square / (3 * total), np.maximum(0, -d), np.minimum(1, 1 - d))
-    rate = other + d
-    variance = (rate * (1 - rate) / n + other * (1 - other) / m) * _small_sample(total)
-    return _over_root(x / n - y / m - d, variance)
-
-
-def score_ratio(
-    successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, confidence: float
-) -> Pair:
-    """Score interval of the ratio of two independent proportions (Miettinen and Nurminen 1985, eq. 10 and 11).
-
-    Parameters
-    ----------
-    successes, n, other_successes, other_n : array [...]
-        The ratio is ``(successes / n) / (other_successes / other_n)``.
-    confidence : float
-        Two-sided.
-
-    Returns
-    -------
-    lower, upper : array [...]
-        In [0, inf]; everything where a sample is empty or has no success in the denominator.
-    """
-    x, n, y, m = _floats(successes, n, other_successes, other_n)
-    known = (n > 0) & (m > 0) & (x + y > 0)
-    x, n, y, m = (np.where(known, one, 1.0) for one in (x, n, y, m))
-    with np.errstate(divide="ignore"):
-        estimate = np.log(x / n) - np.log(y / m)
-    lower, upper = _invert(
-        lambda log: ratio_z(x, n, y, m, np.exp(log)), estimate, -LARGEST_LOG, LARGEST_LOG, confidence
-    )
-    lower, upper = np.where(x > 0, np.exp(lower), 0.0), np.where(y > 0, np.exp(upper), np.inf)
-    return np.where(known, lower, 0.0), np.where(known, upper, np.inf)
-
-
-def ratio_z(
-    successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, ratio: ArrayLike
-) -> Floats:
-    """Return the score statistic for a true ratio of two independent proportions; all denominators positive.
-
-    ``ndtr`` of it is the one-sided p-value of "the ratio is at least this". Koopman's (1984, Biometrics 40) is the
-    same without the correction for few rows.
-    """
-    x, n, y, m, r = _floats(successes, n, other_successes, other_n, ratio)
-    linear = r * (n + y) + x + m
-    root = np.sqrt(np.maximum(linear**2 - 4 * r * (n + m) * (x + y), 0))
-    other = np.clip(2 * (x + y) / (linear + root), 0, np.minimum(1, 1 / r))
-    rate = r * other
-    variance = (rate * (1 - rate) / n + r**2 * other * (1 - other) / m) * _small_sample(n + m)
-    return _over_root(x / n - r * y / m, variance)
+    return squared_and_added(one, n, two, n, phi, confidence)
 
 
 def mcnemar(lost: ArrayLike, gained: ArrayLike, variant: Literal["exact", "mid-p", "asymptotic"] = "exact") -> Floats:
@@ -225,10 +119,10 @@ def mcnemar(lost: ArrayLike, gained: ArrayLike, variant: Literal["exact", "mid-p
     """
     from scipy.special import betainc, erfc
 
-    b, c = _floats(lost, gained)
+    b, c = floats(lost, gained)
     flips, fewer = b + c, np.minimum(b, c)
     if variant == "asymptotic":
-        return np.where(flips > 0, erfc(np.abs(_over_root(b - c, 2 * flips))), 1.0)
+        return np.where(flips > 0, erfc(np.abs(over_root(b - c, 2 * flips))), 1.0)
     at_most = 2 * betainc(np.maximum(flips - fewer, 1e-300), fewer + 1, 0.5)
     if variant == "mid-p":
         below = np.where(fewer > 0, 2 * betainc(flips - fewer + 1, np.maximum(fewer, 1e-300), 0.5), 0.0)
@@ -240,7 +134,7 @@ def mcnemar_p(lost: ArrayLike, gained: ArrayLike) -> Floats:
     """Exact one-sided McNemar p-value of "nothing was lost on balance": P(X >= lost), X ~ Bin(lost + gained, 1/2)."""
     from scipy.special import betainc
 
-    b, c = _floats(lost, gained)
+    b, c = floats(lost, gained)
     return np.where(b > 0, betainc(np.maximum(b, 1e-300), c + 1, 0.5), 1.0)
 
 
@@ -253,7 +147,7 @@ def holm(p_values: ArrayLike) -> Floats:
     return adjusted
 
 
-def _invert(
+def invert(
     statistic: Callable[[Floats], Floats], estimate: Floats, least: float, most: float, confidence: float
 ) -> Pair:
     """Find by bisection between the estimate and the ends where a falling test statistic is z and -z."""
@@ -269,7 +163,7 @@ def _invert(
     return lower, upper
 
 
-def _squared_and_added(x: Floats, n: Floats, y: Floats, m: Floats, phi: Floats, confidence: float) -> Pair:
+def squared_and_added(x: Floats, n: Floats, y: Floats, m: Floats, phi: Floats, confidence: float) -> Pair:
     """Join the Wilson intervals of two proportions with correlation `phi` to one of x / n - y / m."""
     (lower, upper), (other_lower, other_upper) = wilson(x, n, confidence), wilson(y, m, confidence)
     p, q = np.divide(x, n, out=np.zeros_like(x), where=n > 0), np.divide(y, m, out=np.zeros_like(y), where=m > 0)
@@ -279,12 +173,8 @@ def _squared_and_added(x: Floats, n: Floats, y: Floats, m: Floats, phi: Floats, 
     return np.where(known, p - q - below, -1.0), np.where(known, p - q + above, 1.0)
 
 
-def _small_sample(total: Floats) -> Floats:
-    """Miettinen and Nurminen's correction of the variance for few rows, N / (N - 1)."""
-    return np.divide(total, total - 1, out=np.full_like(total, np.inf), where=total > 1)
-
-
-def _over_root(numerator: Floats, variance: Floats) -> Floats:
+def over_root(numerator: Floats, variance: Floats) -> Floats:
+    """Divide by a standard deviation; 0 over 0 is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         z = numerator / np.sqrt(np.maximum(variance, 0))
     return np.where(np.isnan(z), 0.0, z)
@@ -296,5 +186,6 @@ def _z(confidence: float) -> float:
     return float(ndtri((1 + confidence) / 2))
 
 
-def _floats(*values: Any) -> list[Floats]:
+def floats(*values: Any) -> list[Floats]:
+    """Return the values as float arrays of one shape."""
     return [np.array(one, dtype=float) for one in np.broadcast_arrays(*values)]
