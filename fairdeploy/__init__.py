@@ -26,6 +26,7 @@ _PUBLIC = {
     "build": "fairdeploy.workflow",
     "channel_groups": "fairdeploy.compaction",
     "compact": "fairdeploy.compaction",
+    "judge": "fairdeploy.judgement",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604

@@ -31,6 +31,7 @@ for name, place, what in (
     ("validate", "validate:validate", "Check the configuration, line and column."),
     ("doctor", "doctor:doctor", "What this machine can do with each backend and target."),
     ("verify", "verify:verify", "Judge an artifact that exists already."),
+    ("judge", "judge:judge", "Evidence and gates for predictions that were made elsewhere."),
     ("gate", "gate:gate", "Gate a finished build again with today's gates."),
     ("explain", "explain:explain", "The rows behind a failed or undecided cell, and where they flipped."),
     ("compare", "compare:compare", "Show bundles side by side."),
