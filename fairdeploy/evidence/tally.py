@@ -14,9 +14,11 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
 import numpy as np
+
+from fairdeploy.evidence.encoding import BUCKETS, buckets_of, classes, codes, distinct, hash_text, text
 
 try:
     from fairdeploy.errors import DataError, IntegrityError
@@ -26,12 +28,14 @@ except ImportError:  # alone on a device
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-BUCKETS = 512
+__all__ = ["BUCKETS", "UNKNOWN", "Counts", "Schema", "Tally"]
+
 UNKNOWN = "unknown"
-FORMAT = "fairdeploy-tally/1"
+DENSE_CELLS = 2**24
 MAX_ROWS = 2**53
 OUTCOME = ("label", "reference", "deployed")
 Levels = Mapping[str, Sequence[str]]
+Kind = TypeVar("Kind", bound="Counts")
 
 
 @dataclass(frozen=True)
@@ -100,14 +104,14 @@ class Schema:
 
 
 @dataclass(frozen=True, eq=False)
-class Tally:
-    """Non-empty cells and how many rows each holds. Make one with `count`, `zero` or `from_json`; add with ``+``.
+class Counts:
+    """Non-empty cells of a table and how many rows each holds; what `Tally` and `Scores` share. Adds with ``+``.
 
     Attributes
     ----------
     schema : Schema
     cells : array of int64 [k]
-        Flat C-order indices into ``schema.shape``, strictly increasing.
+        Flat C-order indices into `shape`, strictly increasing.
     counts : array of int64 [k]
         Rows per cell, all positive.
 
@@ -121,23 +125,135 @@ class Tally:
     cells: NDArray[np.int64]
     counts: NDArray[np.int64]
 
+    kind: ClassVar[str]
+    head: ClassVar[Mapping[str, Any]]
+
     def __post_init__(self) -> None:
         cells, counts = self.cells, self.counts
         if cells.dtype != np.int64 or counts.dtype != np.int64 or cells.ndim != 1 or cells.shape != counts.shape:
-            raise DataError("a tally needs two int64 arrays of one length")
-        if cells.size and (cells[0] < 0 or cells[-1] >= math.prod(self.schema.shape) or (np.diff(cells) <= 0).any()):
-            raise DataError("tally cells must be strictly increasing and inside the schema")
+            raise DataError("a {} needs two int64 arrays of one length".format(self.kind))
+        if cells.size and (cells[0] < 0 or cells[-1] >= math.prod(self.shape) or (np.diff(cells) <= 0).any()):
+            raise DataError("{} cells must be strictly increasing and inside the schema".format(self.kind))
         if (counts <= 0).any():
-            raise DataError("tally counts must be positive")
+            raise DataError("{} counts must be positive".format(self.kind))
         if counts.astype(np.float64).sum() >= MAX_ROWS:
-            raise DataError("a tally holds fewer than 2**53 rows")
+            raise DataError("a {} holds fewer than 2**53 rows".format(self.kind))
         cells.setflags(write=False)
         counts.setflags(write=False)
 
+    @property
+    def axes(self) -> Tuple[str, ...]:
+        """Names of the dimensions, in the order of `shape`."""
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> Tuple[int, ...]:
+        """Size of each dimension; the first are the buckets."""
+        raise NotImplementedError
+
     @classmethod
-    def zero(cls, schema: Schema) -> Tally:
-        """Return the empty tally, the neutral element of ``+``."""
+    def zero(cls: Type[Kind], schema: Schema) -> Kind:
+        """Return the empty one, the neutral element of ``+``."""
         return cls(schema, np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+    def __add__(self: Kind, other: Kind) -> Kind:
+        """Return the sum; refuses another schema."""
+        if not isinstance(other, type(self)):
+            return NotImplemented
+        if self.schema != other.schema:
+            raise DataError("tallies of different schemas cannot be added: groups, contexts or classes differ")
+        cells = np.concatenate([self.cells, other.cells])
+        return type(self)(self.schema, *_merged(cells, np.concatenate([self.counts, other.counts])))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self.schema == other.schema and self.digest == other.digest
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows counted."""
+        return int(self.counts.sum())
+
+    @cached_property
+    def coordinates(self) -> Dict[str, NDArray[np.int64]]:
+        """Level index of each cell [k], by the name of the dimension."""
+        return dict(zip(self.axes, np.unravel_index(self.cells, self.shape)))  # noqa: B905
+
+    def sums(self, axes: Sequence[str], values: Optional[NDArray[Any]] = None) -> NDArray[np.int64]:
+        """Add up a value over the rows of each bucket and level.
+
+        Parameters
+        ----------
+        axes : sequence of str
+            Attributes or contexts to keep apart.
+        values : array of bool or int [k], optional
+            What one row of each cell adds; 1 when left out.
+
+        Returns
+        -------
+        array of int64 [buckets, levels of axes[0], ...]
+        """
+        shape = self.shape[:1] + tuple(len(self.schema.levels(axis)) for axis in axes)
+        flat = np.ravel_multi_index(tuple(self.coordinates[axis] for axis in ("bucket",) + tuple(axes)), shape)
+        weights = self.counts if values is None else self.counts * values
+        totals = np.bincount(flat, weights=weights, minlength=math.prod(shape))
+        return np.rint(totals).astype(np.int64).reshape(shape)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON without the digest, as 64 hexadecimal digits."""
+        return hashlib.sha256(_canonical(self._plain())).hexdigest()
+
+    def _plain(self) -> Dict[str, Any]:
+        steps = np.diff(self.cells, prepend=0).tolist()
+        return {**self.head, "schema": self.schema.to_plain(), "steps": steps, "counts": self.counts.tolist()}
+
+    def to_json(self) -> str:
+        """Return JSON: ``steps`` are the differences between successive `cells`, from 0."""
+        return _canonical({**self._plain(), "digest": self.digest}).decode() + "\n"
+
+    @classmethod
+    def from_json(cls: Type[Kind], text: str) -> Kind:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        IntegrityError
+            If it is not such a text, or was changed since.
+        """
+        try:
+            plain = json.loads(text, object_pairs_hook=_no_doubles, parse_float=_refuse, parse_constant=_refuse)
+            declared = plain.pop("digest")
+            if any(plain[key] != known for key, known in cls.head.items()):
+                raise ValueError("expected {!r} with {} buckets".format(cls.head["format"], cls.head["buckets"]))
+            if hashlib.sha256(_canonical(plain)).hexdigest() != declared:
+                raise ValueError("its digest does not match its content")
+            cells = np.cumsum(np.array(plain["steps"], np.int64), dtype=np.int64)
+            found = cls(Schema(**plain["schema"]), cells, np.array(plain["counts"], np.int64))
+            if found.digest != declared:
+                raise ValueError("it is not in canonical form")
+            return found
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, DataError) as error:
+            raise IntegrityError("not a valid {}: {}".format(cls.kind, error)) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Tally(Counts):
+    """Rows per bucket, group, context, label and both predictions. Make one with `count`, `zero` or `from_json`."""
+
+    kind: ClassVar[str] = "tally"
+    head: ClassVar[Mapping[str, Any]] = {"format": "fairdeploy-tally/2", "buckets": BUCKETS}
+
+    @property
+    def axes(self) -> Tuple[str, ...]:
+        """Names of the dimensions, in the order of `shape`."""
+        return self.schema.axes
+
+    @property
+    def shape(self) -> Tuple[int, ...]:
+        """Size of each dimension; the first are the buckets."""
+        return self.schema.shape
 
     @classmethod
     def count(
@@ -156,13 +272,13 @@ class Tally:
 
         Parameters
         ----------
-        ids : array of str [n]
+        ids : array of str or int [n]
             Unique; choose the bucket when there are no clusters.
         labels, reference, deployed : array of int [n]
             True class, and the classes predicted by the reference and by the deployed model.
         attributes, contexts : dict of str to array of str [n]
             At least the columns that the schema declares; an empty string, None or NaN is ``unknown``.
-        clusters : array of str [n] or None
+        clusters : array of str or int [n], or None
             Must be given exactly when the schema is clustered.
 
         Raises
@@ -171,37 +287,38 @@ class Tally:
             For arrays of different length, doubled ids, classes that are not whole numbers inside the schema, missing
             columns, undeclared levels, or clusters that are missing.
         """
-        ids = _text("ids", ids)
-        if len(set(ids.tolist())) != len(ids):
-            raise DataError("ids: each row needs an id of its own, and some are doubled")
-        if (clusters is not None) != schema.clustered:
-            raise DataError("clusters must be given exactly when the schema is clustered")
-        owners = ids if clusters is None else _text("clusters", clusters)
-        if (owners == "").any():
-            raise DataError(
-                "{}: {} rows have none".format("ids" if clusters is None else "clusters", int((owners == "").sum()))
-            )
-        columns = [("bucket", _buckets(owners))]
-        for names, given in ((schema.attributes, attributes), (schema.contexts, contexts)):
-            columns += [(name, _codes(name, levels, given)) for name, levels in names.items()]
-        size = len(schema.classes)
-        predictions = (("labels", labels), ("reference", reference), ("deployed", deployed))
-        columns += [(name, _classes(name, values, size)) for name, values in predictions]
-        for name, column in columns:
-            if len(column) != len(ids):
-                raise DataError("{}: {} rows, but there are {} ids".format(name, len(column), len(ids)))
-        flat = np.ravel_multi_index(tuple(column for _, column in columns), schema.shape)
-        cells, counts = np.unique(flat, return_counts=True)
-        return cls(schema, cells.astype(np.int64), counts.astype(np.int64))
+        groups = {"attributes": attributes, "contexts": contexts, "clusters": clusters}
+        columns = {"references": {"reference": reference}, "deployed": deployed}
+        return cls.count_all(schema, ids=ids, labels=labels, **groups, **columns)["reference"]  # type: ignore[arg-type]
 
-    def __add__(self, other: Tally) -> Tally:
-        """Return the tally of both; refuses another schema."""
-        if not isinstance(other, Tally):
-            return NotImplemented
-        if self.schema != other.schema:
-            raise DataError("tallies of different schemas cannot be added: groups, contexts or classes differ")
-        cells = np.concatenate([self.cells, other.cells])
-        return Tally(self.schema, *_merged(cells, np.concatenate([self.counts, other.counts])))
+    @classmethod
+    def count_all(
+        cls,
+        schema: Schema,
+        *,
+        ids: ArrayLike,
+        labels: ArrayLike,
+        attributes: Mapping[str, ArrayLike],
+        contexts: Mapping[str, ArrayLike],
+        clusters: Optional[ArrayLike],
+        references: Mapping[str, ArrayLike],
+        deployed: ArrayLike,
+    ) -> Dict[str, Tally]:
+        """Count the same rows against several references, and return a tally for each.
+
+        As `count` does one by one, but the rows are encoded only once.
+        """
+        base, rows = placed(schema, ids, clusters, (attributes, contexts))
+        size = len(schema.classes)
+        for name, values in (("labels", labels), ("deployed", deployed), *references.items()):
+            if np.shape(values) != (rows,):
+                raise DataError("{}: {} rows, but there are {} ids".format(name, np.size(values), rows))
+        base = base * size + classes("labels", labels, size)
+        predicted = classes("deployed", deployed, size)
+        return {
+            name: cls(schema, *_counted((base * size + classes(name, values, size)) * size + predicted, schema.shape))
+            for name, values in references.items()
+        }
 
     def one_vs_rest(self, index: int) -> Tally:
         """Return the tally of one class against all others, so that every binary metric has a meaning.
@@ -231,82 +348,47 @@ class Tally:
         flat = np.ravel_multi_index(tuple(column.astype(np.int64) for column in columns), schema.shape)
         return Tally(schema, *_merged(flat, self.counts))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Tally) and self.schema == other.schema and self.digest == other.digest
 
-    __hash__ = None  # type: ignore[assignment]
+def placed(
+    schema: Schema, ids: ArrayLike, clusters: Optional[ArrayLike], columns: Sequence[Mapping[str, ArrayLike]]
+) -> Tuple[NDArray[np.int64], int]:
+    """Return each row's flat index over (bucket, attributes, contexts), and the number of rows.
 
-    @property
-    def rows(self) -> int:
-        """Number of rows counted."""
-        return int(self.counts.sum())
+    Parameters
+    ----------
+    columns : (attributes, contexts)
+        By name.
+    """
+    texts = text("ids", ids)
+    hashes = hash_text(texts)
+    distinct(texts, hashes)
+    if (clusters is not None) != schema.clustered:
+        raise DataError("clusters must be given exactly when the schema is clustered")
+    owners = texts if clusters is None else text("clusters", clusters)
+    if owners.dtype.kind == "U" and (owners == "").any():
+        raise DataError(
+            "{}: {} rows have none".format("ids" if clusters is None else "clusters", int((owners == "").sum()))
+        )
+    flat = buckets_of(hashes if clusters is None else hash_text(owners))
+    for declared, given in zip((schema.attributes, schema.contexts), columns):  # noqa: B905
+        for name, levels in declared.items():
+            column = codes(name, levels, given)
+            if len(column) != len(texts):
+                raise DataError("{}: {} rows, but there are {} ids".format(name, len(column), len(texts)))
+            flat = flat * len(levels) + column
+    if len(owners) != len(texts):
+        raise DataError("clusters: {} rows, but there are {} ids".format(len(owners), len(texts)))
+    return flat, len(texts)
 
-    @cached_property
-    def coordinates(self) -> Dict[str, NDArray[np.int64]]:
-        """Level index of each cell [k], by the name of the dimension."""
-        return dict(zip(self.schema.axes, np.unravel_index(self.cells, self.schema.shape)))  # noqa: B905
 
-    def sums(self, axes: Sequence[str], values: Optional[NDArray[Any]] = None) -> NDArray[np.int64]:
-        """Add up a value over the rows of each bucket and level.
-
-        Parameters
-        ----------
-        axes : sequence of str
-            Attributes or contexts to keep apart.
-        values : array of bool or int [k], optional
-            What one row of each cell adds; 1 when left out.
-
-        Returns
-        -------
-        array of int64 [BUCKETS, levels of axes[0], ...]
-        """
-        shape = (BUCKETS,) + tuple(len(self.schema.levels(axis)) for axis in axes)
-        flat = np.ravel_multi_index(tuple(self.coordinates[axis] for axis in ("bucket",) + tuple(axes)), shape)
-        weights = self.counts if values is None else self.counts * values
-        totals = np.bincount(flat, weights=weights, minlength=math.prod(shape))
-        return np.rint(totals).astype(np.int64).reshape(shape)
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the canonical JSON without the digest, as 64 hexadecimal digits."""
-        return hashlib.sha256(_canonical(self._plain())).hexdigest()
-
-    def _plain(self) -> Dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "buckets": BUCKETS,
-            "schema": self.schema.to_plain(),
-            "steps": np.diff(self.cells, prepend=0).tolist(),
-            "counts": self.counts.tolist(),
-        }
-
-    def to_json(self) -> str:
-        """Return the tally as JSON: ``steps`` are the differences between successive `cells`, from 0."""
-        return _canonical({**self._plain(), "digest": self.digest}).decode() + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Tally:
-        """Read what `to_json` wrote.
-
-        Raises
-        ------
-        IntegrityError
-            If it is not such a text, or was changed since.
-        """
-        try:
-            plain = json.loads(text, object_pairs_hook=_no_doubles, parse_float=_refuse, parse_constant=_refuse)
-            declared = plain.pop("digest")
-            if plain["format"] != FORMAT or plain["buckets"] != BUCKETS:
-                raise ValueError("expected {!r} with {} buckets".format(FORMAT, BUCKETS))
-            if hashlib.sha256(_canonical(plain)).hexdigest() != declared:
-                raise ValueError("its digest does not match its content")
-            cells = np.cumsum(np.array(plain["steps"], np.int64), dtype=np.int64)
-            tally = cls(Schema(**plain["schema"]), cells, np.array(plain["counts"], np.int64))
-            if tally.digest != declared:
-                raise ValueError("it is not in canonical form")
-            return tally
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, DataError) as error:
-            raise IntegrityError("not a valid tally: {}".format(error)) from error
+def _counted(flat: NDArray[np.int64], shape: Tuple[int, ...]) -> Tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the cells that occur, in order, and how often."""
+    if math.prod(shape) <= min(DENSE_CELLS, 8 * len(flat)):
+        every = np.bincount(flat)
+        cells = np.flatnonzero(every)
+        return cells.astype(np.int64), every[cells].astype(np.int64)
+    cells, counts = np.unique(flat, return_counts=True)
+    return cells.astype(np.int64), counts.astype(np.int64)
 
 
 def _merged(cells: NDArray[np.int64], counts: NDArray[np.int64]) -> Tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -325,50 +407,6 @@ def _with_unknown(levels_by_name: Levels) -> Dict[str, Tuple[str, ...]]:
             raise DataError("{!r}: declare at least one level, and none twice".format(name))
         complete[name] = levels
     return complete
-
-
-def _text(name: str, values: Any) -> NDArray[np.str_]:
-    column = np.asarray(values)
-    if column.dtype.kind == "O":
-        column = np.array(["" if value is None or value != value else value for value in column.tolist()], dtype=object)
-        if any(not isinstance(value, (str, int)) for value in column.tolist()):
-            raise DataError("{}: give text, not numbers with a fraction or other objects".format(name))
-    elif column.dtype.kind not in "Uiu" and column.size:
-        raise DataError("{}: give text, not {}".format(name, column.dtype))
-    return column.astype(str)
-
-
-def _buckets(owners: NDArray[np.str_]) -> NDArray[np.int64]:
-    texts = owners.tolist()
-    known = {
-        text: int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") % BUCKETS
-        for text in set(texts)
-    }
-    return np.fromiter((known[text] for text in texts), np.int64, len(texts))
-
-
-def _codes(name: str, levels: Sequence[str], given: Mapping[str, Any]) -> NDArray[np.int64]:
-    if name not in given:
-        raise DataError("the column '{}' is missing; there are: {}".format(name, ", ".join(sorted(given)) or "none"))
-    values = _text(name, given[name])
-    codes = np.where(values == "", len(levels) - 1, -1)
-    for code, level in enumerate(levels):
-        codes[values == level] = code
-    if (codes < 0).any():
-        stranger = str(values[codes < 0][0])
-        raise DataError("'{}' is not a declared level of {}: {}".format(stranger, name, ", ".join(levels)))
-    return codes
-
-
-def _classes(name: str, values: Any, size: int) -> NDArray[np.int64]:
-    column = np.asarray(values)
-    if column.dtype.kind not in "iub" and column.size:
-        raise DataError("{}: give class indices as whole numbers, not {}".format(name, column.dtype))
-    if column.size and (column.min() < 0 or column.max() >= size):
-        raise DataError(
-            "{}: classes run from 0 to {}, found {} to {}".format(name, size - 1, column.min(), column.max())
-        )
-    return column.astype(np.int64)
 
 
 def _canonical(plain: Any) -> bytes:
