@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,7 +91,7 @@ def read(file: Path) -> Document:
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
         problem = " ".join(str(error.problem or error.context).split())
         raise ConfigError(f"not valid YAML: {problem}", file=file, line=line, column=column) from None
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:  # ValueError: a date such as 2026-02-30
         raise ConfigError(f"not valid YAML: {str(error).splitlines()[0]}", file=file) from None
     if not isinstance(tree, CommentedMap):
         raise ConfigError("expected 'key: value' lines at the top", file=file, line=1, column=1)
@@ -148,7 +149,7 @@ def _plain(node: Any, path: KeyPath, file: Path, origins: dict[KeyPath, Origin])
     for kind in (bool, int, float, str):
         if isinstance(node, kind):
             return kind(node)
-    return node
+    return node.isoformat() if isinstance(node, date) else node
 
 
 def overlay(base: Document, over: Document) -> Document:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from fairdeploy.evidence import metrics
 from fairdeploy.evidence.judge import Evidence, changes_cluster
+from fairdeploy.evidence.statistics import STATISTICS
 from fairdeploy.gates.absolute import absolute
 from fairdeploy.gates.changes import changes
 from fairdeploy.gates.finding import Finding, missing
 from fairdeploy.gates.gaps import gaps
 from fairdeploy.gates.measured import latency, size
 from fairdeploy.gates.records import Rule
+from fairdeploy.gates.statistics import statistics
+from fairdeploy.yamlfile import nearest
 
 
 def findings(evidence: Evidence, rule: Rule) -> list[Finding]:
@@ -27,6 +30,14 @@ def findings(evidence: Evidence, rule: Rule) -> list[Finding]:
         return [missing(rule, f"there are no predictions{paired}")]
     if tally.rows == 0:
         return [missing(rule, "the evaluation has no rows")]
+    if rule.of_class is not None:
+        if rule.of_class not in tally.schema.classes:
+            return [missing(rule, f"there is no class {rule.of_class} among {', '.join(tally.schema.classes)}")]
+        tally = tally.one_vs_rest(tally.schema.classes.index(rule.of_class))
+    if rule.within is not None and rule.within not in tally.schema.contexts:
+        return [missing(rule, f"there is no context {rule.within}{nearest(rule.within, tally.schema.contexts)}")]
+    if rule.metric in STATISTICS:
+        return list(statistics(rule, tally, seed=record.seed))
     if rule.metric in metrics.GAPS:
         return list(gaps(rule, tally, seed=record.seed))
     if rule.condition in ("max_drop", "max_increase"):

@@ -11,7 +11,7 @@ from fairdeploy.evidence.records import Group
 from fairdeploy.evidence.tally import Tally
 from fairdeploy.gates.finding import Finding, decide, named, parts
 from fairdeploy.gates.records import Rule
-from fairdeploy.gates.sentences import points, rows, sure
+from fairdeploy.gates.sentences import plain, points, rows, sure
 
 
 def gaps(rule: Rule, tally: Tally, *, seed: int) -> Iterator[Finding]:
@@ -23,20 +23,20 @@ def gaps(rule: Rule, tally: Tally, *, seed: int) -> Iterator[Finding]:
 
 def _gap(rule: Rule, tally: Tally, attribute: str, context: Group, seed: int) -> Finding:
     estimate = gap_estimate(tally, metrics.GAPS[rule.metric], attribute, seed=seed)
-    group, n = {attribute: metrics.ALL}, estimate.smallest_n
+    group, n, unit = {attribute: metrics.ALL}, estimate.smallest_n, rule.unit
     who = named(group, context)
     if estimate.value is None:
-        why = f"no rows for {', '.join(estimate.undefined)}" if estimate.undefined else "there is only one level"
-        reason = f"The {rule.words} over {who} is undefined: {why}."
-        return Finding(group, "undefined", None, None, None, "rate", n, estimate.method, reason, context=context)
+        reason = f"The {rule.words} over {who} is undefined: {estimate.why_undefined}."
+        return Finding(group, "undefined", None, None, None, unit, n, estimate.method, reason, context=context)
     lower, upper = estimate.interval(rule.confidence)
-    status = decide(lower, upper, rule.bound)
-    where = f"{estimate.highest} against {estimate.lowest}"
-    text = f"The {rule.words} over {who} is {points(estimate.value)} points ({where})"
-    reason, needed = f"{text}{sure(rule, status, lower, upper, points)}.", None
+    status = decide(lower, upper, rule.bound, at_least=rule.at_least)
+    show, said = (plain, f"{estimate.value:.3g}") if unit == "ratio" else (points, f"{points(estimate.value)} points")
+    between = (estimate.highest, estimate.lowest) if unit == "rate" else (estimate.lowest, estimate.highest)
+    text = f"The {rule.words} over {who} is {said} ({' against '.join(map(str, between))})"
+    reason, needed = f"{text}{sure(rule, status, lower, upper, show)}.", None
     if status == "inconclusive":
-        if estimate.value < rule.bound:
-            shrink = (upper - estimate.value) / (rule.bound - estimate.value)
-            needed = max(n + 1, math.ceil(n * shrink**2))
+        reach, room = (estimate.value - lower if rule.at_least else upper - estimate.value), rule.bound - estimate.value
+        if (room < 0) == rule.at_least and room:
+            needed = max(n + 1, math.ceil(n * (reach / room) ** 2))
         reason = f"{reason[:-1]}: smallest group {rows(n, needed, estimate.smallest_buckets)}."
-    return Finding(group, status, estimate.value, lower, upper, "rate", n, estimate.method, reason, needed, context)
+    return Finding(group, status, estimate.value, lower, upper, unit, n, estimate.method, reason, needed, context)

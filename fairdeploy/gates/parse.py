@@ -5,20 +5,33 @@ from __future__ import annotations
 import math
 from typing import Any, get_args
 
-from fairdeploy.evidence.metrics import FLIPS, GAPS, RATES
+from fairdeploy.evidence.metrics import GAPS
 from fairdeploy.evidence.records import LEVELS, Reference
-from fairdeploy.gates.records import PLAIN_WORDS, Condition, Gates, Rule, conditions_of, needs_reference
+from fairdeploy.gates.records import (
+    PLAIN_WORDS,
+    SIZES,
+    Condition,
+    Gates,
+    Rule,
+    conditions_of,
+    is_binary,
+    needs_reference,
+)
 from fairdeploy.model import Task
 from fairdeploy.project import TargetUsed
 from fairdeploy.yamlfile import Document, KeyPath, nearest
 
-OPTIONS = ("against", "confidence", "level", "required")
-MANY_CLASSES = ("accuracy", "accuracy_difference", "worst_group_accuracy", "flip_rate")
+OPTIONS = {
+    "against": "against", "confidence": "confidence", "level": "level", "required": "required", "within": "within",
+    "class": "of_class", "intersections": "intersections",
+}  # fmt: skip
+RESERVED = ("waivers", "across_targets")  # beside the metrics of a gates file
 KNOWN = (*PLAIN_WORDS, "latency_p50_ms", "latency_p90_ms", "latency_p99_ms")
+ALL_CLASSES = ("accuracy", "accuracy_difference", "balanced_accuracy", "flip_rate", "worst_group_accuracy")
 
 
 def parse_gates(
-    document: Document, path: KeyPath = ("gates",), *, task: Task = "binary-classification"
+    document: Document, path: KeyPath = ("gates",), *, task: Task = "binary-classification", across: bool = False
 ) -> tuple[Rule, ...]:
     """Read the rules that stand under a key.
 
@@ -32,7 +45,9 @@ def parse_gates(
     path : key path
         Where the gates stand; ``("targets", 2, "gates")`` for those of a target's use.
     task : str
-        With many classes only metrics that have a meaning there are allowed.
+        With many classes, metrics of two must name one.
+    across : bool
+        Whether the rules are over all targets, so that `max_spread` may be asked for.
 
     Raises
     ------
@@ -43,17 +58,19 @@ def parse_gates(
     node: Any = document.data
     for part in path:
         node = node.get(part) if isinstance(node, dict) else node[int(part)] if isinstance(node, list) else None
+    if isinstance(node, dict):
+        node = {key: value for key, value in node.items() if path or key not in RESERVED}
     if not isinstance(node, dict) or not node:
         raise document.error("no gate is set: an empty list would pass everything", path)
     rules: list[Rule] = []
     for metric, entries in node.items():
         here = (*path, metric)
-        conditions = _conditions(document, here, metric, task)
+        conditions = _conditions(document, here, metric, across)
         listed = isinstance(entries, list)
         if not entries and entries != 0:
             raise document.error(f"'{metric}' has no condition; it takes {', '.join(conditions)}", here)
         for index, entry in enumerate(entries if listed else [entries]):
-            rules += _mapping(document, (*here, index) if listed else here, metric, entry, conditions)
+            rules += _mapping(document, (*here, index) if listed else here, metric, entry, conditions, task)
     names = [rule.name for rule in rules]
     for rule in rules:
         if names.count(rule.name) > 1:
@@ -61,16 +78,16 @@ def parse_gates(
     return tuple(rules)
 
 
-def _conditions(document: Document, path: KeyPath, metric: str, task: Task) -> tuple[Condition, ...]:
-    known = conditions_of(metric)
+def _conditions(document: Document, path: KeyPath, metric: str, across: bool) -> tuple[Condition, ...]:
+    known = conditions_of(metric, across=across)
     if not known:
         raise document.error(f"unknown metric '{metric}'{nearest(metric, KNOWN)}", path)
-    if task != "binary-classification" and metric in {*RATES, *GAPS, *FLIPS} and metric not in MANY_CLASSES:
-        raise document.error(f"'{metric}' needs two classes; with many, use {', '.join(MANY_CLASSES)}", path)
     return known
 
 
-def _mapping(document: Document, path: KeyPath, metric: str, entry: Any, allowed: tuple[Condition, ...]) -> list[Rule]:
+def _mapping(
+    document: Document, path: KeyPath, metric: str, entry: Any, allowed: tuple[Condition, ...], task: Task
+) -> list[Rule]:
     if not isinstance(entry, dict):
         raise document.error(f"'{metric}' takes a mapping such as {{{allowed[0]}: 0.9}}, not {entry!r}", path)
     for key in entry:
@@ -81,7 +98,7 @@ def _mapping(document: Document, path: KeyPath, metric: str, entry: Any, allowed
     conditions = [key for key in allowed if key in entry]
     if not conditions:
         raise document.error(f"'{metric}' has no condition; it takes {', '.join(allowed)}", path)
-    options = _options(document, path, entry)
+    options = _options(document, path, metric, entry, task)
     relative = [key for key in conditions if needs_reference(metric, key)]
     if relative and "against" not in entry:
         raise document.error(
@@ -102,7 +119,7 @@ def _mapping(document: Document, path: KeyPath, metric: str, entry: Any, allowed
     ]
 
 
-def _options(document: Document, path: KeyPath, entry: dict[str, Any]) -> dict[str, Any]:
+def _options(document: Document, path: KeyPath, metric: str, entry: dict[str, Any], task: Task) -> dict[str, Any]:
     for key, known in (("against", get_args(Reference)), ("level", LEVELS)):
         if key in entry and entry[key] not in known:
             raise document.error(f"'{key}' is {entry[key]!r}{nearest(str(entry[key]), known)}", (*path, key))
@@ -111,22 +128,46 @@ def _options(document: Document, path: KeyPath, entry: dict[str, Any]) -> dict[s
         raise document.error(
             f"'confidence' is {confidence!r}: give a number above 0.5 and below 1", (*path, "confidence")
         )
-    if not isinstance(entry.get("required", True), bool):
-        raise document.error(f"'required' is {entry['required']!r}: give true or false", (*path, "required"))
-    return {key: entry[key] for key in OPTIONS if key in entry}
+    for key in ("required", "intersections"):
+        if not isinstance(entry.get(key, True), bool):
+            raise document.error(f"'{key}' is {entry[key]!r}: give true or false", (*path, key))
+    _check_groups(document, path, metric, entry, task)
+    return {OPTIONS[key]: value for key, value in entry.items() if key in OPTIONS}
+
+
+def _check_groups(document: Document, path: KeyPath, metric: str, entry: dict[str, Any], task: Task) -> None:
+    """Refuse ``within``, ``class`` and ``intersections`` where they have no meaning, and many classes without one."""
+    without_groups = not conditions_of(metric) or metric in SIZES or metric.startswith("latency_")
+    for key in ("within", "class", "intersections"):
+        if key in entry and without_groups:
+            raise document.error(f"'{key}' does not fit {metric}, which has no groups", (*path, key))
+    for key in ("within", "class"):
+        if key in entry and (not isinstance(entry[key], str) or not entry[key]):
+            raise document.error(f"'{key}' is {entry[key]!r}: give a name as text", (*path, key))
+    if metric in GAPS and "intersections" in entry:
+        raise document.error(f"'intersections' does not fit {metric}, which is over one attribute", (*path, key))
+    many = task != "binary-classification"
+    if "class" in entry and not (many and is_binary(metric)):
+        why = "with two classes, the second is the positive one" if not many else f"{metric} is about all classes"
+        raise document.error(f"'class' does not fit: {why}", (*path, "class"))
+    if many and is_binary(metric) and "class" not in entry:
+        raise document.error(
+            f"'{metric}' needs two classes; with many, name one as in 'class: cat', or use {', '.join(ALL_CLASSES)}",
+            path,
+        )
 
 
 def _bound(document: Document, path: KeyPath, metric: str, condition: Condition, value: Any) -> float:
     if not _is_number(value) or not math.isfinite(value):
         raise document.error(f"'{condition}' is {value!r}: give a finite number", path)
-    if metric in {*RATES, *GAPS, *FLIPS, "worst_group_accuracy"}:
-        if not 0 < value < 1:
-            raise document.error(
-                f"'{condition}' is {value}: give a fraction above 0 and below 1, as 0.01 for one point; "
-                "others can never pass or never fail",
-                path,
-            )
-    elif value <= 0:
+    fraction = metric not in SIZES and not metric.startswith("latency_") and condition != "max_ratio"
+    if fraction and not 0 < value < 1:
+        raise document.error(
+            f"'{condition}' is {value}: give a fraction above 0 and below 1, as 0.01 for one point; "
+            "others can never pass or never fail",
+            path,
+        )
+    if value <= 0:
         raise document.error(f"'{condition}' is {value}: give a number above 0", path)
     return float(value)
 

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from fairdeploy.evidence.metrics import FLIPS, GAPS, RATES
 from fairdeploy.evidence.records import Group, Level, Reference
+from fairdeploy.evidence.statistics import STATISTICS
 from fairdeploy.records import Record
 
 Status = Literal["pass", "fail", "inconclusive", "undefined", "waived"]
-Condition = Literal["min", "max", "max_drop", "max_increase", "max_ratio"]
+Condition = Literal["min", "max", "max_drop", "max_increase", "max_ratio", "max_spread"]
 Unit = Literal["rate", "ratio", "ms", "MB", "MiB"]
 Kind = Literal["fairness", "latency", "size"]
 
 CHANGES: tuple[Condition, ...] = ("max_drop", "max_increase", "max_ratio")
+EXCESS = "_excess_drop"
+LATENCY = re.compile(r"latency_p([1-9][0-9]?)_ms")
+SIZES: dict[str, Unit] = {"size_mb": "MB", "peak_memory_mb": "MiB"}
 PLAIN_WORDS = {
-    **{metric.name: metric.words for family in (RATES, GAPS, FLIPS) for metric in family.values()},
+    **{metric.name: metric.words for family in (RATES, GAPS, FLIPS, STATISTICS) for metric in family.values()},
+    **{f"{metric.name}{EXCESS}": f"excess drop of {metric.words}" for metric in RATES.values()},
     "worst_group_accuracy": "accuracy",
     "size_mb": "artifact's size",
     "peak_memory_mb": "peak memory",
 }
-LATENCY = re.compile(r"latency_p([1-9][0-9]?)_ms")
 
 
-def conditions_of(metric: str) -> tuple[Condition, ...]:
-    """Return the conditions that a metric takes; none for an unknown metric."""
+def conditions_of(metric: str, *, across: bool = False) -> tuple[Condition, ...]:
+    """Return the conditions that a metric takes, also `across` targets; none for an unknown metric."""
     if metric in RATES:
+        spread: tuple[Condition, ...] = ("max_spread",) if across else ()
+        return ("min", "max", "max_drop", "max_increase", "max_ratio", *spread)
+    if metric in STATISTICS:
         return ("min", "max", "max_drop", "max_increase")
+    if metric in GAPS:
+        return ("min",) if GAPS[metric].ratio else ("max",)
     if metric == "worst_group_accuracy":
         return ("min",)
     if LATENCY.fullmatch(metric):
@@ -40,7 +49,14 @@ def conditions_of(metric: str) -> tuple[Condition, ...]:
 
 def needs_reference(metric: str, condition: str) -> bool:
     """Say whether a condition is about a change, so that `against` must be said."""
-    return condition in CHANGES or metric in FLIPS
+    return condition in CHANGES or metric in FLIPS or metric.endswith(EXCESS)
+
+
+def is_binary(metric: str) -> bool:
+    """Whether a metric needs two classes, so that `class` must be said where there are more."""
+    of = metric.removesuffix(EXCESS)
+    found = RATES.get(of) or GAPS.get(of) or FLIPS.get(of) or STATISTICS.get(of)
+    return found is not None and found.binary
 
 
 class Rule(Record):
@@ -98,7 +114,7 @@ class Rule(Record):
         """What kind of evidence it needs."""
         if LATENCY.fullmatch(self.metric):
             return "latency"
-        return "size" if self.metric in ("size_mb", "peak_memory_mb") else "fairness"
+        return "size" if self.metric in SIZES else "fairness"
 
     @property
     def is_fairness(self) -> bool:
@@ -108,19 +124,22 @@ class Rule(Record):
     @property
     def unit(self) -> Unit:
         """Unit of the bound."""
-        if self.kind == "latency":
-            return "ratio" if self.condition == "max_ratio" else "ms"
-        sizes: dict[str, Unit] = {"size_mb": "MB", "peak_memory_mb": "MiB"}
-        return sizes.get(self.metric, "rate")
+        if self.condition == "max_ratio" or (self.metric in GAPS and GAPS[self.metric].ratio):
+            return "ratio"
+        return "ms" if self.kind == "latency" else SIZES.get(self.metric, "rate")
 
     @model_validator(mode="after")
     def _condition_fits(self) -> Rule:
-        if self.condition not in conditions_of(self.metric):
+        if self.condition not in conditions_of(self.metric, across=True):
             raise ValueError(f"{self.metric} takes {conditions_of(self.metric)}, not {self.condition}")
         if needs_reference(self.metric, self.condition) != (self.against is not None):
             raise ValueError(f"{self.name}: changes, and only they, say against which reference")
-        if self.bound <= 0 or (self.unit == "rate" and self.bound >= 1):
+        if self.bound <= 0 or (self.bound >= 1 and (self.unit == "rate" or self.at_least)):
             raise ValueError(f"{self.name}: a bound of {self.bound} can never pass or never fail")
+        if not self.is_fairness and (self.within or self.of_class or self.intersections):
+            raise ValueError(f"{self.name}: has no groups, so no context, class or intersections either")
+        if self.of_class and not is_binary(self.metric):
+            raise ValueError(f"{self.name}: is about all classes together, so it takes no class")
         return self
 
 
@@ -130,20 +149,35 @@ class Gates(Record):
     rules: tuple[Rule, ...]
 
 
+def _no_number(value: Any) -> Any:
+    if isinstance(value, int | float):
+        raise ValueError("write a date, as in 2026-12-31")
+    return value
+
+
 class Waiver(Record):
     """A named person's acceptance of one named cell until a date; never more than that cell.
 
-    `rule` is the rule's name and `bound` its bound, so that neither another rule nor a loosened one is covered.
+    `rule` is the rule's name and `bound` its bound, so that neither another rule nor a loosened one is covered. It
+    holds up to and on the day that it expires.
     """
 
     target: str = Field(min_length=1)
     rule: str = Field(min_length=1)
-    bound: float
+    bound: float = Field(strict=True)
     group: Group
     context: Group = {}
-    reason: str = Field(min_length=10)
-    approver: str = Field(min_length=3)
-    expires: date
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=10)]
+    approver: Annotated[str, StringConstraints(strip_whitespace=True, min_length=3)]
+    expires: Annotated[date, BeforeValidator(_no_number)]
+
+
+class WaiverUse(Record):
+    """What became of a waiver; `note` says why."""
+
+    waiver: Waiver
+    effect: Literal["waives", "expired", "unneeded", "unmatched"]
+    note: str
 
 
 class CellVerdict(Record):
@@ -179,12 +213,13 @@ class CellVerdict(Record):
 
 
 class Verdict(Record):
-    """The verdict on one target: every cell, and one word."""
+    """The verdict on one target: every cell, one word, and what became of each waiver; `target` "*" is all of them."""
 
     schema_version: Literal[1] = 1
     target: str
     status: Status
     sentence: str
     cells: tuple[CellVerdict, ...]
+    waivers: tuple[WaiverUse, ...] = ()
     gates_digest: str
     evidence_digest: str

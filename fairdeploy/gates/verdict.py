@@ -2,45 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import date
 
 from fairdeploy.errors import ExitCode, IntegrityError
 from fairdeploy.evidence.judge import Evidence
-from fairdeploy.evidence.records import LEVELS, EvidenceRecord, Level
+from fairdeploy.evidence.records import LEVELS, Level
 from fairdeploy.gates.finding import Finding
 from fairdeploy.gates.findings import findings
-from fairdeploy.gates.records import CellVerdict, Gates, Rule, Status, Verdict
+from fairdeploy.gates.records import CellVerdict, Gates, Rule, Status, Verdict, Waiver
+from fairdeploy.gates.summary import overall, summary
+from fairdeploy.gates.waivers import waive, waiver_sentences
 
-WOULD: dict[Status, str] = {"fail": "fail", "inconclusive": "stay open", "undefined": "be undefined", "pass": "pass"}
 
-
-def gate(evidence: Evidence, gates: Gates) -> Verdict:
+def gate(evidence: Evidence, gates: Gates, *, waivers: Sequence[Waiver] = (), today: date | None = None) -> Verdict:
     """Decide every cell of every rule, and the target.
 
     The target fails if a required cell fails; otherwise it is inconclusive if a required cell is inconclusive or
-    undefined, or if there is no required cell at all; otherwise it passes.
+    undefined, or if there is no required cell at all; otherwise it is waived if a required cell is; otherwise it
+    passes.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    gates : Gates
+    waivers : sequence of Waiver
+        Those for this target; the verdict says what became of each.
+    today : date
+        What waivers are held against; needed where there are any.
 
     Raises
     ------
     IntegrityError
         If the tallies are not those that the evidence was made from.
     ConfigError
-        If a rule's metric has no meaning for the number of classes.
+        If a rule's metric has no meaning for the number of classes, or `today` is missing.
     """
+    record = evidence.record
+    cells = judged_cells(evidence, gates)
+    cells, uses = waive(cells, record.target, waivers, today)
+    status = overall(cells)
+    if record.failure is None:
+        unmeasured = f"{record.target} itself was not measured (evidence level: {record.level or 'none'})"
+        sentence = summary(f"On {record.target}", status, cells, unmeasured=unmeasured)
+    else:
+        sentence = f"On {record.target}, nothing could be judged: {' '.join(record.failure.split())}"
+    return Verdict(
+        target=record.target,
+        status=status,
+        sentence=" ".join([sentence, *waiver_sentences(uses)]),
+        cells=cells,
+        waivers=uses,
+        gates_digest=gates.digest,
+        evidence_digest=record.digest,
+    )
+
+
+def judged_cells(evidence: Evidence, gates: Gates) -> tuple[CellVerdict, ...]:
+    """Decide every cell of every rule, without waivers; raises as `gate` does."""
     record = evidence.record
     digests = {name: tally.digest for name, tally in evidence.tallies.items()}
     if digests != record.tally_digests:
         raise IntegrityError(f"{record.target}: the tallies are not those that the evidence was made from")
-    cells = tuple(_cell(rule, one, record.level) for rule in gates.rules for one in findings(evidence, rule))
-    status = _overall(cells)
-    return Verdict(
-        target=record.target,
-        status=status,
-        sentence=_sentence(record, status, [cell for cell in cells if cell.required]),
-        cells=cells,
-        gates_digest=gates.digest,
-        evidence_digest=record.digest,
-    )
+    return tuple(_cell(rule, one, record.level) for rule in gates.rules for one in findings(evidence, rule))
 
 
 def worst_exit(statuses: Iterable[Status]) -> ExitCode:
@@ -96,48 +120,3 @@ def _cell(rule: Rule, found: Finding, level: Level | None) -> CellVerdict:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 9) + 0.0
-
-
-def _overall(cells: Iterable[CellVerdict]) -> Status:
-    required = {cell.status for cell in cells if cell.required}
-    if "fail" in required:
-        return "fail"
-    return "pass" if required == {"pass"} else "inconclusive"
-
-
-def _sentence(record: EvidenceRecord, status: Status, cells: list[CellVerdict]) -> str:
-    target = record.target
-    if record.failure is not None:
-        return f"On {target}, nothing could be judged: {' '.join(record.failure.split())}"
-    if not cells:
-        return f"On {target}, no gate that must hold was checked, so nothing was shown."
-    deciding = [
-        cell for cell in cells if cell.status == status or (status == "inconclusive" and cell.status == "undefined")
-    ]
-    forecasts = [cell.forecast for cell in deciding if cell.forecast]
-    if status == "inconclusive" and forecasts:
-        would = ", ".join(f"{forecasts.count(one)} would {WOULD[one]}" for one in WOULD if one in forecasts)
-        return (
-            f"{target} itself was not measured (evidence level: {record.level or 'none'}), so "
-            f"{_checks(len(deciding))} of {len(cells)} cannot be decided; on the evidence there is, {would}."
-        )
-    worst = max(deciding, key=nearness)
-    reason = worst.reason[0].lower() + worst.reason[1:]
-    if status == "pass":
-        hold = f"all {len(cells)} checks hold" if len(cells) > 1 else "the one check holds"
-        return f"On {target}, {hold}; closest: {reason}"
-    if status == "fail":
-        return f"On {target}, {_checks(len(deciding))} of {len(cells)} failed; worst: {reason}"
-    return f"On {target}, {_checks(len(deciding))} of {len(cells)} cannot be decided; foremost: {reason}"
-
-
-def _checks(count: int) -> str:
-    return f"{count} check{'s' if count != 1 else ''}"
-
-
-def nearness(cell: CellVerdict) -> float:
-    """Rank cells by how much of what is allowed they use up: by their value if failed, else by their bound."""
-    decisive = cell.value if cell.status == "fail" else cell.lower if cell.condition == "min" else cell.upper
-    if decisive is None:
-        return float("inf")
-    return (1 - decisive) / (1 - cell.bound) if cell.condition == "min" else decisive / cell.bound

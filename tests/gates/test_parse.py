@@ -111,7 +111,7 @@ def test_a_file_without_gates_is_refused(tmp_path):
 def test_with_many_classes_two_class_metrics_are_refused(tmp_path):
     many = {"task": "multiclass-classification"}
     assert parse(tmp_path, ONE.format("accuracy: {min: 0.9}"), **many)
-    with pytest.raises(ConfigError, match="needs two classes; with many, use accuracy"):
+    with pytest.raises(ConfigError, match="needs two classes; with many, name one as in 'class: cat', or use acc"):
         parse(tmp_path, ONE.format("true_positive_rate: {min: 0.9}"), **many)
 
 

@@ -1,0 +1,68 @@
+"""Statistics that are no rates (precision, balanced accuracy, F1 …): by themselves and as paired changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fairdeploy.evidence.cells import cells
+from fairdeploy.evidence.records import Group
+from fairdeploy.evidence.statistics import Estimate, estimate, load
+from fairdeploy.evidence.tally import Tally
+from fairdeploy.gates.finding import Finding, decide, named, parts, undefined
+from fairdeploy.gates.records import CHANGES, Rule, Status
+from fairdeploy.gates.sentences import allowed, points, rows, sure
+
+
+def statistics(rule: Rule, tally: Tally, *, seed: int) -> Iterator[Finding]:
+    """Hold a ``min``, ``max``, ``max_drop`` or ``max_increase`` of a statistic against every cell."""
+    for context, part in parts(rule, tally):
+        for cell in cells(part, contexts=False, intersections=rule.intersections):
+            found = estimate(part, load(rule.metric), cell, seed=seed)
+            for at, group in enumerate(cell.groups):
+                yield _finding(rule, group, context, found, at)
+
+
+def _finding(rule: Rule, group: Group, context: Group, found: Estimate, at: int) -> Finding:
+    n, change = int(found.n[at]), rule.condition in CHANGES
+    value = float((found.change if change else found.deployed)[at])
+    if math.isnan(value):
+        why = "no rows" if n == 0 else "no row of the group counts for it"
+        return undefined(rule, group, context, why, n)
+    sides = found.change_bounds(rule.confidence) if change else found.bounds(rule.confidence)
+    lower, upper = (float(side[at]) for side in sides)
+    if rule.condition == "max_drop":
+        value, lower, upper = -value, -upper, -lower
+    status = decide(lower, upper, rule.bound, at_least=rule.at_least)
+    needed = _more_rows(rule, n, value, lower, upper) if status == "inconclusive" else None
+    who, there = named(group, context), rows(n, needed, None)
+    reason = (
+        _change(rule, who, status, value, lower, upper) if change else _level(rule, who, status, value, lower, upper)
+    )
+    reason = f"{reason}: {there}." if status == "inconclusive" else f"{reason}."
+    return Finding(group, status, value, lower, upper, "rate", n, found.method, reason, needed, context)
+
+
+def _more_rows(rule: Rule, n: int, value: float, lower: float, upper: float) -> int | None:
+    """Rows at which the distance of bound and value, that falls with the root of the rows, would fit the margin."""
+    room, reach = abs(rule.bound - value), value - lower if rule.at_least else upper - value
+    right = value > rule.bound if rule.at_least else value < rule.bound
+    return max(n + 1, math.ceil(n * (reach / room) ** 2)) if right else None
+
+
+def _level(rule: Rule, who: str, status: Status, value: float, lower: float, upper: float) -> str:
+    return f"The {rule.words} of {who} is {points(value)} %{sure(rule, status, lower, upper, points)}"
+
+
+def _change(rule: Rule, who: str, status: Status, value: float, lower: float, upper: float) -> str:
+    fell, risen = ("rose", "fell") if rule.condition == "max_increase" else ("fell", "rose")
+    text = f"The {rule.words} of {who} "
+    text += f"{fell if value > 0 else risen} by {points(abs(value))} points" if value else "did not change"
+    text += f" against the {rule.reference_words}"
+    known = f"{100 * rule.confidence:g} % sure that it {fell} by"
+    if status == "pass":
+        return f"{text}; {known} less than {points(max(upper, 0), rule.bound)} ({allowed(rule)})"
+    if status == "fail":
+        return f"{text}; {known} at least {points(lower, rule.bound)} ({allowed(rule)})"
+    fallen = {"fell": "fallen", "rose": "risen"}[fell]
+    return f"{text}, but may have {fallen} by up to {points(upper, rule.bound)} ({allowed(rule)})"
