@@ -35,7 +35,8 @@ for name, place, what in (
     ("gate", "gate:gate", "Gate a finished build again with today's gates."),
     ("explain", "explain:explain", "The rows behind a failed or undecided cell, and where they flipped."),
     ("compare", "compare:compare", "Show bundles side by side."),
-    ("report", "report:report", "Write the report of a build."),
+    ("report", "report:report", "Write the report of a build or a bundle: HTML, Markdown, JUnit, SARIF and more."),
+    ("schema", "schema:schema", "Print the JSON Schema of what fairdeploy writes."),
     ("version", "doctor:version", "Print the version."),
 ):
     app.command(f"fairdeploy.cli.{place}", name=name, help=what)

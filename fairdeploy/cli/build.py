@@ -18,8 +18,7 @@ def build(
 ) -> int:
     """Prune, compact, recover, export; then per target calibrate, compile, run, judge, gate, seal; and report."""
     from fairdeploy.line import Listener
-    from fairdeploy.report.html import write_html
-    from fairdeploy.report.terminal import print_verdicts
+    from fairdeploy.report import Source, print_verdicts, write_html
     from fairdeploy.workflow import Build
     from fairdeploy.workflow import build as run
 
@@ -34,7 +33,7 @@ def build(
         fresh=no_cache,
         listener=listener,
     )
-    page = write_html(result.folder)
+    page = write_html(result.folder, flags=common.config_flag)
     code = result.exit_code
     if not common.quiet:
         ran = [time for time in result.times if not time.cached]
@@ -52,7 +51,7 @@ def build(
         )
         return code
     console = stdout()
-    print_verdicts(result.record, result.bundles, console)
+    print_verdicts(Source(result.bundles, result.record), console, flags=common.flags)
     console.print(Text(f"report: {page}"), soft_wrap=True)
     console.print(Text(f"exit code {int(code)}: {MEANING[code]}"))
     return code

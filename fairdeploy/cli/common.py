@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,17 @@ class Common:
     json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document.")] = False
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", help="No progress.")] = False
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="", help="Also what was kept.")] = False
+
+    @property
+    def config_flag(self) -> str:
+        """What names the configuration to a further command in the project's folder; empty for the usual name."""
+        return "" if self.config == CONFIG_NAME else f"-c {shlex.quote(self.config)}"
+
+    @property
+    def flags(self) -> str:
+        """What names the project to a further command from here."""
+        there = "" if self.folder == Path(".") else f"-C {shlex.quote(str(self.folder))}"
+        return " ".join(filter(None, (there, self.config_flag)))
 
 
 Targets = Annotated[

@@ -1,4 +1,4 @@
-"""Where the marks of a build's charts go: candidates in a scatter plot, channels as bars (see `charts` for the units)."""
+"""Where the marks of a build's charts go: candidates as a scatter plot, channels as bars; units as in `charts`."""
 
 from __future__ import annotations
 

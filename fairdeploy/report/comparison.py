@@ -9,7 +9,8 @@ from typing import Any
 from fairdeploy.bundle import Bundle
 from fairdeploy.evidence.records import EvidenceRecord, Group
 from fairdeploy.gates import Status
-from fairdeploy.report import view, words
+from fairdeploy.report import words
+from fairdeploy.report.find import find_change, find_rate, group_key
 
 Value = tuple[str, str]
 RATES = ("true_positive_rate", "false_positive_rate")
@@ -37,7 +38,7 @@ def compare(bundles: Sequence[Bundle]) -> list[Row]:
     rows = [Row("", "verdict", shapes, statuses), row("", "evidence level", _level)]
     rows.append(row("", "accuracy, %", lambda e: _rate(e, "accuracy", {})))
     rows.append(row("", "worst group, %", _worst_group))
-    groups = list({view.group_key(r.group): r.group for e in evidences for r in e.rates if r.group}.values())
+    groups = list({group_key(r.group): r.group for e in evidences for r in e.rates if r.group}.values())
     for metric in RATES:
         section = f"{words.metric_name(metric)}, %"
         for group in groups:
@@ -95,7 +96,7 @@ def _level(evidence: EvidenceRecord) -> Value:
 
 
 def _rate(evidence: EvidenceRecord, metric: str, group: Group) -> Value:
-    found = view.find_rate(evidence, metric, group)
+    found = find_rate(evidence, metric, group)
     if found is None:
         return (words.NONE, "")
     return (words.rate(found.value), words.span(found.interval) if found.interval else "")
@@ -120,7 +121,7 @@ def _gap(evidence: EvidenceRecord, attribute: str) -> Value:
 
 
 def _flips(evidence: EvidenceRecord, group: Group) -> Value:
-    found = view.find_change(evidence, "accuracy", "compact", group)
+    found = find_change(evidence, "accuracy", "compact", group)
     if found is None:
         return (words.NONE, "")
     return (

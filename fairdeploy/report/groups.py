@@ -9,8 +9,10 @@ from fairdeploy.bundle import Bundle
 from fairdeploy.evidence.records import Change
 from fairdeploy.gates import CellVerdict, Status
 from fairdeploy.report import charts, words
+from fairdeploy.report.circumstances import CHANGES
+from fairdeploy.report.find import group_key
 from fairdeploy.report.steps import too_small
-from fairdeploy.report.view import CHANGES, MAIN_METRICS, group_key, harm
+from fairdeploy.report.view import MAIN_METRICS, harm
 
 ALARMS = "false_positive_rate"
 METRICS = (ALARMS, "true_positive_rate", "selection_rate", "accuracy")

@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fairdeploy.bundle import BuildRecord, Bundle, load_build
+from fairdeploy.bundle import Bundle, JudgedBundle, load_build
 from fairdeploy.evidence.records import LEVELS
 from fairdeploy.records import write_atomic
-from fairdeploy.report import build_view, comparison, glossary, groups, view, words
+from fairdeploy.report import build_view, circumstances, comparison, glossary, groups, view, words
+from fairdeploy.report.compliance import compliance_views
+from fairdeploy.report.source import Source
 
 FILE_NAME = "report.html"
 
 
-def render_html(build: BuildRecord, bundles: Sequence[Bundle]) -> str:
-    """Return the report of a build as one HTML document.
+def render_html(source: Source, *, flags: str = "") -> str:
+    """Return the report as one HTML document; it shows what blocks a release first.
 
     Parameters
     ----------
-    build : BuildRecord
-    bundles : sequence of Bundle
-        One per target; the page shows what blocks a release first.
+    source : Source
+    flags : str
+        What names the configuration to the commands of the next steps, as in ``-c other.yaml``.
     """
-    ordered = view.worst_first(bundles)
+    ordered, build = source.worst_first, source.build
     by_status = [(one, [_name(b) for b in ordered if b.verdict.status == one]) for one in words.WORST_FIRST]
     return _environment().get_template("report.html.j2").render(
+        title=source.title,
         build=build,
         bundles=ordered,
-        verdicts=[view.target_view(bundle) for bundle in ordered],
+        verdicts=[view.target_view(bundle, flags=flags) for bundle in ordered],
         statuses=[(status, names) for status, names in by_status if names],
         groups=[(bundle, groups.group_plots(bundle), groups.ungated(bundle)) for bundle in ordered],
-        stages=[(bundle, view.stage_plots(bundle)) for bundle in ordered],
+        stages=[(bundle, view.stage_plots(bundle)) for bundle in ordered if not isinstance(bundle, JudgedBundle)],
         matrices=view.matrices(ordered),
         comparison=comparison.compare(ordered),
-        contexts=[(bundle, view.context_rows(bundle)) for bundle in ordered],
+        contexts=[(one, circumstances.context_rows(one)) for one in ordered],
+        reversals=[(one, circumstances.reversals(one.evidence)) for one in ordered],
         cells=[(bundle, view.deciding_first(bundle.verdict.cells)) for bundle in ordered],
-        trade_off=build_view.trade_off(build),
-        widths=build_view.widths(build),
-        counts=build_view.count_tables(build),
+        trade_off=build_view.trade_off(build) if build else None,
+        widths=build_view.widths(build) if build else None,
+        counts=build_view.count_tables(build) if build else [],
+        compliance=compliance_views(source),
         terms=glossary.TERMS,
         sources=glossary.SOURCES,
         levels=[(level, words.level_phrase(level)) for level in reversed(LEVELS)],
@@ -50,8 +54,8 @@ def _name(bundle: Bundle) -> str:
     return bundle.verdict.target + (" (fake device)" if bundle.evidence.fake_device else "")
 
 
-def write_html(folder: Path) -> Path:
-    """Write ``report.html`` into a build folder and return its path.
+def write_html(folder: Path, *, flags: str = "") -> Path:
+    """Write ``report.html`` into a build's folder and return its path.
 
     Raises
     ------
@@ -62,7 +66,7 @@ def write_html(folder: Path) -> Path:
     """
     build, bundles = load_build(folder)
     path = folder / FILE_NAME
-    write_atomic(path, render_html(build, bundles).encode())
+    write_atomic(path, render_html(Source(tuple(bundles), build), flags=flags).encode())
     return path
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fairdeploy.bundle import Bundle
+from fairdeploy.bundle import Bundle, JudgedBundle
 from fairdeploy.gates import CellVerdict
 from fairdeploy.report import words
 
@@ -19,17 +20,26 @@ class Step:
     commands: tuple[str, ...] = ()
 
 
-def next_steps(bundle: Bundle) -> tuple[Step, ...]:
-    """Return the steps for one target, the gravest first; none when it passed."""
+def next_steps(bundle: Bundle, *, flags: str = "") -> tuple[Step, ...]:
+    """Return the steps for one target, the gravest first; none when it passed.
+
+    Parameters
+    ----------
+    flags : str
+        What names the project to every command, as in ``-C kiosk -c other.yaml``; empty in its own folder.
+    """
+    if isinstance(bundle, JudgedBundle):
+        return tuple(_more_rows(bundle.verdict.cells, "Add rows to the predictions", ()))
     target, cells = bundle.verdict.target, bundle.verdict.cells
-    check, build = f"fairdeploy doctor -t {target}", f"fairdeploy build -t {target}"
+    said = f" {flags}" if flags else ""
+    check, build = f"fairdeploy doctor{said} -t {target}", f"fairdeploy build{said} -t {target}"
     steps = []
     if any(cell.status == "fail" for cell in cells):
         steps.append(
             Step(
                 "Find the stage where it happened. A fall at “quantised” or “runtime” is mended at the target: "
                 "by another precision or calibration. One before that is mended by pruning less or recovering longer.",
-                ("fairdeploy compare",),
+                (f"fairdeploy explain{said} -t {target}", f"fairdeploy compare{said}"),
             )
         )
     if bundle.evidence.failure:
@@ -40,6 +50,11 @@ def next_steps(bundle: Bundle) -> tuple[Step, ...]:
             steps.append(Step(f"Get evidence from the target itself: {words.full_stop(mend)}", (check,)))
         else:
             steps.append(Step("Run these two lines on the target hardware itself:", (check, build)))
+    return (*steps, *_more_rows(cells, "Add rows to the evaluate split", (f"fairdeploy plan{said}", build)))
+
+
+def _more_rows(cells: Iterable[CellVerdict], what: str, commands: tuple[str, ...]) -> Iterable[Step]:
+    """Yield the step for cells that lack rows: each group once, with the most that it needs."""
     short = [
         cell
         for cell in cells
@@ -50,9 +65,8 @@ def next_steps(bundle: Bundle) -> tuple[Step, ...]:
         named = sorted(most.items(), key=lambda item: -(item[1].rows_needed or 0))
         wanted = [f"{name}: n = {words.count(c.n)}, needs {words.count(c.rows_needed)}" for name, c in named]
         others = f"; and {len(wanted) - MOST_NAMED} more groups" if len(wanted) > MOST_NAMED else ""
-        text = f"Add rows to the evaluate split ({'; '.join(wanted[:MOST_NAMED])}{others}), then:"
-        steps.append(Step(text, ("fairdeploy plan", build)))
-    return tuple(steps)
+        end = ", then:" if commands else ", then judge again."
+        yield Step(f"{what} ({'; '.join(wanted[:MOST_NAMED])}{others}){end}", commands)
 
 
 def too_small(cell: CellVerdict) -> bool:

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fairdeploy.bundle import BuildRecord, Bundle
+from fairdeploy.bundle import Bundle
 from fairdeploy.gates import Status, Verdict
 from fairdeploy.report import view, words
 from fairdeploy.report.comparison import Row, compare, comparison_json
+from fairdeploy.report.source import Source
 
 __all__ = ["comparison_json", "print_comparison", "print_verdict", "print_verdicts"]
 
@@ -30,13 +31,21 @@ STYLE: dict[Status, str] = {
 }
 
 
-def print_verdicts(build: BuildRecord, bundles: Sequence[Bundle], console: Console) -> None:
-    """Print every target's verdict, what blocks a release first, with the cells that decide and what to do next."""
-    console.print(Text(f"{build.project}, build {build.build_id}"))
-    for bundle in view.worst_first(bundles):
+def print_verdicts(source: Source, console: Console, *, flags: str = "") -> None:
+    """Print every target's verdict, what blocks a release first, with the cells that decide and what to do next.
+
+    Parameters
+    ----------
+    source : Source
+    console : Console
+    flags : str
+        What names the project to the commands of the next steps, as in ``-C kiosk``.
+    """
+    console.print(Text(source.title + (f", build {source.build.build_id}" if source.build else "")))
+    for bundle in source.worst_first:
         console.print()
         print_verdict(bundle.verdict, console)
-        one = view.target_view(bundle)
+        one = view.target_view(bundle, flags=flags)
         if one.fake:
             console.print(Text("  fake device: a rehearsal, nothing was measured on hardware", "bold reverse"))
         if one.failure:

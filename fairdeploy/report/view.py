@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fairdeploy.bundle import Bundle
-from fairdeploy.evidence.records import Change, EvidenceRecord, Group, Rate
+from fairdeploy.evidence.records import Change, Group, Rate
 from fairdeploy.gates import CellVerdict, Status, nearness
 from fairdeploy.report import charts, words
+from fairdeploy.report.circumstances import CHANGES
+from fairdeploy.report.find import find_change, group_key
 from fairdeploy.report.steps import Step, next_steps
 
-CHANGES = ("max_drop", "max_increase")
 MAIN_METRICS = ("true_positive_rate", "accuracy")
 
 
@@ -72,18 +73,13 @@ class Matrix:
     rows: tuple[tuple[str, tuple[MatrixCell, ...]], ...]
 
 
-def worst_first(bundles: Iterable[Bundle]) -> list[Bundle]:
-    """Return the bundles in the order of reading: what blocks a release first."""
-    return sorted(bundles, key=lambda bundle: words.WORST_FIRST.index(bundle.verdict.status))
-
-
 def deciding_first(cells: Iterable[CellVerdict]) -> list[CellVerdict]:
     """Return cells with the worst verdicts first, a required one before one that is only reported, then the nearest."""
     return sorted(cells, key=lambda cell: (words.WORST_FIRST.index(cell.status), not cell.required, -nearness(cell)))
 
 
-def target_view(bundle: Bundle) -> TargetView:
-    """Shape one target for the verdict list."""
+def target_view(bundle: Bundle, *, flags: str = "") -> TargetView:
+    """Shape one target for the verdict list; `flags` name the project to the commands of its next steps."""
     evidence, verdict = bundle.evidence, bundle.verdict
     statuses = [cell.status for cell in verdict.cells]
     return TargetView(
@@ -95,7 +91,7 @@ def target_view(bundle: Bundle) -> TargetView:
         measured=evidence.level == "device",
         fake=evidence.fake_device or bundle.manifest.fake_device,
         failure=evidence.failure,
-        steps=next_steps(bundle),
+        steps=next_steps(bundle, flags=flags),
         tally=tuple((one, statuses.count(one)) for one in words.WORST_FIRST if one in statuses),
     )
 
@@ -196,28 +192,3 @@ def _matrix_cell(bundle: Bundle, metric: str, against: str | None, condition: st
         change=words.change(change.change) if change else "not measured",
         interval=words.span(change.interval, signed=True) if change and change.interval else "",
     )
-
-
-def context_rows(bundle: Bundle) -> list[Change]:
-    """Return the changes within one context, as in dim light, of the metrics that are gated on a change."""
-    gated = {(cell.metric, cell.against) for cell in bundle.verdict.cells if cell.condition in CHANGES}
-    return [one for one in bundle.evidence.changes if one.context and (one.metric, one.against) in gated]
-
-
-def find_change(evidence: EvidenceRecord, metric: str, against: str | None, group: Group) -> Change | None:
-    """Return the change of one metric in one group over all contexts, if evidence has it."""
-    wanted = (metric, against, group_key(group))
-    return next(
-        (c for c in evidence.changes if (c.metric, c.against, group_key(c.group)) == wanted and not c.context), None
-    )
-
-
-def find_rate(evidence: EvidenceRecord, metric: str, group: Group) -> Rate | None:
-    """Return the rate of one metric in one group over all contexts, if evidence has it."""
-    wanted = (metric, group_key(group))
-    return next((r for r in evidence.rates if (r.metric, group_key(r.group)) == wanted and not r.context), None)
-
-
-def group_key(group: Group) -> tuple[tuple[str, str], ...]:
-    """Return a group as a key: equal for equal groups, in whatever order they were written."""
-    return tuple(sorted(group.items()))

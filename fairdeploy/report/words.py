@@ -52,9 +52,22 @@ def group_name(group: Group) -> str:
 
 
 def cell_name(cell: CellVerdict) -> str:
-    """Return what a cell is about, as in "accuracy, skin tone VI"; a latency or a size is nobody's."""
-    name = metric_name(cell.metric)
-    return f"{name}, {group_name(cell.group)}" if cell.unit == "rate" else name
+    """Return what a cell is about, as in "accuracy, skin tone VI, light dim"; a latency or a size is nobody's."""
+    name = metric_name(cell.metric) + (f" of class {cell.of_class}" if cell.of_class else "")
+    if not is_fairness(cell):
+        return name
+    return ", ".join([name, group_name(cell.group), *([group_name(cell.context)] if cell.context else [])])
+
+
+def is_fairness(cell: CellVerdict) -> bool:
+    """Whether a cell is about people, not about latency, size or memory."""
+    return not LATENCY.fullmatch(cell.metric) and cell.unit not in ("MB", "MiB")
+
+
+def waiver(cell: CellVerdict) -> str:
+    """Say who accepted a cell, why and until when; empty where nobody did."""
+    one = cell.waiver
+    return f"Waived by {one.approver} until {one.expires.isoformat()}: {full_stop(one.reason)}" if one else ""
 
 
 def first_upper(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fairdeploy.report import render_html
+from fairdeploy.report import Source, render_html
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
@@ -130,7 +130,8 @@ def page(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     fabricate = next(p.fabricate for p in conftest.get_plugins() if hasattr(p, "fabricate"))
     folder = tmp_path_factory.mktemp("page")
     path: Path = folder / "report.html"
-    path.write_text(render_html(*fabricate(folder)))
+    build, bundles = fabricate(folder)
+    path.write_text(render_html(Source(bundles, build)))
     return path
 
 
@@ -169,7 +170,7 @@ def test_three_targets_with_their_sentences_fit_the_first_screen(
 ) -> None:
     build, bundles = kiosk
     path = tmp_path / "three.html"
-    path.write_text(render_html(build, bundles[:3]))
+    path.write_text(render_html(Source(bundles[:3], build)))
     chromium.open(path, width, height)
     bottom = chromium.run("return document.querySelector('.verdicts').getBoundingClientRect().bottom")
     assert bottom < 800
@@ -190,7 +191,7 @@ def test_long_names_neither_overflow_nor_cover_the_numbers(
         id="a-target-" * 8 + "end", end="harsh", unknown=True, tones=tones, attribute="a_long_attribute"
     )
     path = tmp_path / "long.html"
-    path.write_text(render_html(kiosk[0].model_copy(update={"project": "project" * 12}), [bundle, *kiosk[1]]))
+    path.write_text(render_html(Source([bundle, *kiosk[1]], kiosk[0].model_copy(update={"project": "project" * 12}))))
     chromium.open(path, width, height)
     assert chromium.run("return document.documentElement.scrollWidth") == width
     assert chromium.run(COVERED) == []

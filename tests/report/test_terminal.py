@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from fairdeploy.bundle import BuildRecord, TargetBundle
-from fairdeploy.report import comparison_json, print_comparison, print_verdicts
+from fairdeploy.report import Source, comparison_json, print_comparison, print_verdicts
 from fairdeploy.report.terminal import print_verdict
 
 Build = tuple[BuildRecord, list[TargetBundle]]
@@ -28,7 +28,7 @@ def flat(text: str) -> str:
 
 
 def test_says_every_verdict_worst_first_with_word_and_shape(kiosk: Build) -> None:
-    lines = printed(lambda console: print_verdicts(*kiosk, console)).splitlines()
+    lines = printed(lambda console: print_verdicts(Source(kiosk[1], kiosk[0]), console)).splitlines()
     heads = [line for line in lines if line[:1] in "✕?✓" and line]
     assert heads == [
         "✕ Fail  this-host-int8",
@@ -40,7 +40,7 @@ def test_says_every_verdict_worst_first_with_word_and_shape(kiosk: Build) -> Non
 
 
 def test_gives_the_sentence_the_deciding_cells_and_what_to_do(kiosk: Build) -> None:
-    text = flat(printed(lambda console: print_verdicts(*kiosk, console)))
+    text = flat(printed(lambda console: print_verdicts(Source(kiosk[1], kiosk[0]), console)))
     for bundle in kiosk[1]:
         assert flat(bundle.verdict.sentence) in text
     assert "fairdeploy build -t jetson-orin-nano" in text
@@ -76,7 +76,10 @@ def test_cells_that_decide_stand_before_those_that_are_only_reported(make_bundle
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_fits_the_width(kiosk: Build, width: int) -> None:
-    for show in (lambda console: print_verdicts(*kiosk, console), lambda console: print_comparison(kiosk[1], console)):
+    for show in (
+        lambda console: print_verdicts(Source(kiosk[1], kiosk[0]), console),
+        lambda console: print_comparison(kiosk[1], console),
+    ):
         lines = printed(show, width=width).splitlines()
         assert lines
         assert max(map(len, lines)) <= width
@@ -89,7 +92,7 @@ def test_markup_in_user_text_is_text(make_bundle: Callable[..., TargetBundle], k
     bundle = replace(bundle, verdict=bundle.verdict.model_copy(update={"sentence": hostile, "target": "[/t]"}))
     crashed = make_bundle(id="crashed", failure=hostile, p50_ms=None)
     build = kiosk[0].model_copy(update={"project": hostile})
-    text = printed(lambda console: print_verdicts(build, [bundle, crashed], console), width=100)
+    text = printed(lambda console: print_verdicts(Source([bundle, crashed], build), console), width=100)
     assert text.count(hostile) >= 3
     assert "[/t]" in text
     assert "[/I]" in printed(lambda console: print_comparison([bundle], console))
@@ -97,7 +100,7 @@ def test_markup_in_user_text_is_text(make_bundle: Callable[..., TargetBundle], k
 
 def test_no_colour_without_a_terminal_or_with_no_color(kiosk: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     def show(console: Console) -> None:
-        print_verdicts(*kiosk, console)
+        print_verdicts(Source(kiosk[1], kiosk[0]), console)
 
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")

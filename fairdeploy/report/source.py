@@ -1,0 +1,70 @@
+"""What a report is about: a build with all its targets, or one bundle alone. Every format starts from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairdeploy.bundle import BuildRecord, Bundle, load_build, load_bundle
+from fairdeploy.errors import ConfigError
+from fairdeploy.gates import Verdict
+from fairdeploy.records import digest
+from fairdeploy.report import words
+
+
+@dataclass(frozen=True)
+class Source:
+    """Records that are reported together.
+
+    Attributes
+    ----------
+    bundles : sequence of Bundle
+        One per target.
+    build : BuildRecord or None
+        What the targets share; None for a bundle alone, as `fairdeploy judge` writes one.
+    """
+
+    bundles: Sequence[Bundle]
+    build: BuildRecord | None = None
+
+    @property
+    def title(self) -> str:
+        """Name of the project, or of the one bundle's target."""
+        return self.build.project if self.build else self.bundles[0].verdict.target
+
+    @property
+    def worst_first(self) -> list[Bundle]:
+        """The bundles in the order of reading: what blocks a release first."""
+        return sorted(self.bundles, key=lambda bundle: words.WORST_FIRST.index(bundle.verdict.status))
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The verdict of every target."""
+        return [bundle.verdict for bundle in self.bundles]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the digests of all that is reported, as 64 hexadecimal digits."""
+        parts = [bundle.manifest.digest for bundle in self.bundles] + [one.digest for one in self.verdicts]
+        return digest([self.build.digest if self.build else None, *parts])
+
+
+def load_source(folder: Path) -> Source:
+    """Read a build's folder or one bundle's, and check every digest.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is neither.
+    IntegrityError
+        If anything in it is not what was sealed.
+    """
+    if (folder / "manifest.json").is_file():
+        return Source((load_bundle(folder),))
+    if (folder / "build.json").is_file():
+        build, bundles = load_build(folder)
+        return Source(tuple(bundles), build)
+    raise ConfigError(
+        "neither a build nor a bundle: run 'fairdeploy build', or give a folder under build/", file=folder
+    )
