@@ -193,11 +193,10 @@ def write_page(found: Explained, out: Path, *, project: Path) -> None:
     ConfigError
         If `out` is in such a folder, or the page cannot be written there.
     """
-    for kept in (BUILDS, STATE):
-        if out.resolve().is_relative_to((project / kept).resolve()):
-            raise ConfigError(
-                f"the page shows people's rows, so it is not written below {kept}/: choose --out", file=out
-            )
+    inside = [kept for kept in (BUILDS, STATE) if out.resolve().is_relative_to((project / kept).resolve())]
+    if inside or any((folder / "manifest.json").exists() for folder in out.resolve().parents):
+        place = f"{inside[0]}/" if inside else "a bundle"
+        raise ConfigError(f"the page shows people's rows: it is not written into {place}; choose --out", file=out)
     if not out.parent.is_dir() or out.is_dir():
         raise ConfigError("no such folder to write the page into", file=out)
     write_atomic(out, render_page(found).encode())
