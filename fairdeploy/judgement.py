@@ -342,4 +342,9 @@ def _row_hashes(rows: CodedRows) -> NDArray[np.uint64]:
 
 
 def _files(tables: Sequence[Table]) -> dict[str, str]:
-    return {table.file.name: file_digest(table.file) for table in tables if table.file is not None}
+    """Return the SHA-256 of each file by its name; files of one name are numbered, since their folders are private."""
+    digests: dict[str, str] = {}
+    for file in (table.file for table in tables if table.file is not None):
+        again = sum(name.partition(" (")[0] == file.name for name in digests)
+        digests[f"{file.name} ({again + 1})" if again else file.name] = file_digest(file)
+    return digests

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -139,8 +140,9 @@ def _npz(file: Path) -> Table:
 
     def read(columns: Sequence[str]) -> Iterator[Chunk]:
         try:
-            with zipfile.ZipFile(file) as archive:
-                streams = {column: archive.open(members[column]) for column in columns}
+            with ExitStack() as opened:
+                archive = opened.enter_context(zipfile.ZipFile(file))
+                streams = {column: opened.enter_context(archive.open(members[column])) for column in columns}
                 dtypes = {column: _array_header(stream, column, file)[0] for column, stream in streams.items()}
                 widest = max(dtype.itemsize for dtype in dtypes.values())
                 at_once = max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(widest, 1)))
@@ -177,7 +179,8 @@ def _in_memory(data: Any) -> Table:
     if isinstance(data, Mapping):
         names = list(data)
     else:
-        names = list(getattr(data, "column_names", getattr(data, "columns", None)) or ())
+        known = getattr(data, "column_names", None)  # pyarrow's; its `columns` are the values
+        names = list(known if isinstance(known, list) else getattr(data, "columns", ()))
         if not names:
             raise DataError(
                 f"cannot read columns from {type(data).__name__}: give a path, a data frame or a mapping of arrays"

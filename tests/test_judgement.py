@@ -1,0 +1,408 @@
+"""`fairdeploy.judge`: from rows that were made anywhere to a verdict, against counts made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fairlearn.metrics as fairlearn
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+import fairdeploy
+from fairdeploy.bundle import JudgedBundle, load_bundle, load_evidence
+from fairdeploy.errors import ConfigError, DataError, ExitCode, IntegrityError
+from fairdeploy.evidence import Tally
+from fairdeploy.evidence import judge as judge_tallies
+from fairdeploy.gates import gate
+from fairdeploy.judgement import Judgement
+
+Rows = dict[str, NDArray[Any]]
+DROP = {"true_positive_rate": {"max_drop": 0.03}}
+
+
+def make_rows(n: int = 6000, *, lost: float = 0.0, seed: int = 0) -> Rows:
+    """Make rows on which the judged model loses a share of the positives of `sex` f."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, n)
+    sex = rng.choice(["f", "m"], n)
+    reference = np.where(rng.random(n) < 0.9, label, 1 - label)
+    prediction = np.where((sex == "f") & (label == 1) & (rng.random(n) < lost), 0, reference)
+    return {
+        "id": np.array([f"r{at}" for at in range(n)]),
+        "label": label,
+        "reference": reference,
+        "prediction": prediction,
+        "sex": sex,
+        "race": rng.choice(["a", "b", ""], n),
+        "site": rng.choice(["north", "south"], n),
+        "person": np.array([f"p{at // 3}" for at in range(n)]),
+    }
+
+
+def judge(rows: Any, **more: Any) -> Judgement:
+    return fairdeploy.judge(rows, **{"groups": ["sex"], **more})
+
+
+def status_of(found: Judgement, **group: str) -> str:
+    return next(cell.status for cell in found.verdict.cells if cell.group == group)
+
+
+def refusal(rows: Any, **more: Any) -> str:
+    with pytest.raises(ConfigError) as error:
+        judge(rows, **more)
+    return str(error.value)
+
+
+def test_a_model_that_changes_nothing_passes_and_one_that_harms_a_group_fails_there() -> None:
+    assert judge(make_rows(), gates=DROP).exit_code is ExitCode.DONE
+    harmed = judge(make_rows(lost=0.15), gates=DROP)
+    assert harmed.exit_code is ExitCode.FAILED
+    assert (status_of(harmed, sex="f"), status_of(harmed, sex="m")) == ("fail", "pass")
+    assert "sex f" in str(harmed)
+    assert judge(make_rows(60), gates=DROP).exit_code is ExitCode.INCONCLUSIVE
+
+
+def test_rates_and_changes_are_those_of_the_rows() -> None:
+    rows = make_rows(lost=0.1)
+    record = judge(rows, groups=["sex", "race"]).evidence.record
+    frame = pd.DataFrame(rows)
+    for (sex, race), part in frame.replace({"race": {"": "unknown"}}).groupby(["sex", "race"]):
+        positives = part[part.label == 1]
+        (change,) = [
+            one
+            for one in record.changes
+            if one.metric == "true_positive_rate" and one.group == {"race": race, "sex": sex} and not one.context
+        ]
+        assert change.n == len(positives)
+        assert change.deployed == pytest.approx(positives.prediction.mean(), abs=1e-12)
+        assert change.reference == pytest.approx(positives.reference.mean(), abs=1e-12)
+    gap = next(one for one in record.gaps if (one.metric, one.attribute) == ("equalized_odds_difference", "sex"))
+    expected = fairlearn.equalized_odds_difference(frame.label, frame.prediction, sensitive_features=frame.sex)
+    assert gap.value == pytest.approx(expected, abs=1e-12)
+
+
+def test_every_kind_of_source_gives_the_same_bytes(tmp_path: Path) -> None:
+    rows = make_rows(900)
+    frame = pd.DataFrame(rows)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_csv(tmp_path / "b.tsv", index=False, sep="\t")
+    frame.to_parquet(tmp_path / "c.parquet")
+    np.savez(tmp_path / "d.npz", **rows)
+    sources = [rows, frame, *sorted(tmp_path.iterdir())]
+    options = {"groups": ["sex", "race"], "contexts": ["site"], "cluster": "person", "gates": DROP}
+    assert len({judge(source, **options).verdict.digest for source in sources}) == 1
+
+
+def test_the_order_of_rows_and_shards_is_no_matter() -> None:
+    frame = pd.DataFrame(make_rows(900))
+    whole = judge(frame, gates=DROP, cluster="person")
+    mixed = frame.sample(frac=1, random_state=3)
+    shards = [mixed[600:], mixed[:100], mixed[100:600]]
+    sharded = judge(shards, gates=DROP, cluster="person")
+    assert sharded.verdict == whole.verdict
+    assert sharded.evidence.record == whole.evidence.record
+    other = judge(frame.assign(label=1 - frame.label), gates=DROP, cluster="person")
+    assert other.evidence.record.data_fingerprint != whole.evidence.record.data_fingerprint
+
+
+def test_scores_decide_at_the_threshold_and_a_reference_may_hold_scores() -> None:
+    rows = make_rows(900)
+    rng = np.random.default_rng(1)
+    score, old = rng.random(900), rng.random(900)
+    score[:2] = 0.3
+    by_score = {name: rows[name] for name in ("id", "label", "sex")} | {"score": score, "reference": old}
+    by_class = {**by_score, "prediction": (score >= 0.3).astype(int), "reference": (old >= 0.3).astype(int)}
+    del by_class["score"]
+    scored, plain = judge(by_score, threshold=0.3), judge(by_class)
+    assert scored.evidence.tallies["reference"] == plain.evidence.tallies["reference"]
+    assert scored.predictions.decision == "column 'score' >= 0.3"
+    assert scored.predictions.references == {"reference": "column 'reference' >= 0.3"}
+    assert any("'reference' holds scores" in note for note in scored.notes)
+
+
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [
+        (["no", "yes"], {"positive": "yes"}),
+        (["a", "b"], {"positive": "b"}),
+        (["b", "a"], {"positive": "a"}),
+        (["no", "yes"], {"classes": ["no", "yes"]}),
+        ([False, True], {}),
+        (["False", "True"], {}),
+        (["false", "true"], {"positive": "true"}),
+        ([0.0, 1.0], {}),
+        (["-1", "1"], {}),
+    ],
+)
+def test_labels_may_be_written_in_many_ways(written: list[Any], options: dict[str, Any]) -> None:
+    rows = make_rows(300)
+    expected = judge(rows).evidence.tallies["reference"]
+    names = np.array(written)
+    renamed = {**rows, **{name: names[rows[name]] for name in ("label", "prediction", "reference")}}
+    found = judge(renamed, **options).evidence.tallies["reference"]
+    assert np.array_equal(found.cells, expected.cells)
+    assert np.array_equal(found.counts, expected.counts)
+
+
+def test_many_classes_are_read_or_declared() -> None:
+    rng = np.random.default_rng(2)
+    label = rng.choice(["cat", "dog", "owl"], 600)
+    rows = {"id": np.arange(600), "label": label, "prediction": rng.permutation(label), "sex": make_rows(600)["sex"]}
+    rows["reference"] = label
+    assert judge(rows).predictions.classes == ("cat", "dog", "owl")
+    found = judge(rows, classes=["owl", "cat", "dog", "newt"], gates={"accuracy": {"max_drop": 0.05}})
+    assert found.predictions.classes == ("owl", "cat", "dog", "newt")
+    assert found.exit_code is ExitCode.FAILED
+    everyone = next(one for one in found.evidence.record.rates if one.metric == "accuracy" and not one.group)
+    assert everyone.value == pytest.approx((rows["prediction"] == label).mean(), abs=1e-12)
+
+
+def test_a_declared_group_without_rows_blocks() -> None:
+    found = judge(make_rows(), groups={"sex": ["f", "m", "x"]}, gates=DROP)
+    assert status_of(found, sex="x") == "undefined"
+    assert found.exit_code is ExitCode.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("missing", ["", "unknown", None, float("nan"), "nan", pd.NA])
+def test_a_missing_group_is_the_level_unknown(missing: Any) -> None:
+    rows = make_rows(300)
+    race = ["a", "b", missing] * 100
+    found = judge({**rows, "race": race}, groups=["race"])
+    (unknown,) = [
+        one for one in found.evidence.record.rates if one.metric == "accuracy" and one.group == {"race": "unknown"}
+    ]
+    assert unknown.n == 100
+    assert found.evidence.tallies["reference"].schema.attributes == {"race": ("a", "b", "unknown")}
+
+
+def test_without_gates_nothing_is_shown_to_hold_and_margins_are_proposed() -> None:
+    found = judge(make_rows(3000))
+    assert found.exit_code is ExitCode.INCONCLUSIVE
+    by_metric = {one.metric: one for one in found.margins}
+    assert set(by_metric) == {"true_positive_rate", "false_positive_rate"}
+    margin = by_metric["true_positive_rate"].margin
+    assert margin is not None
+    assert judge(make_rows(3000), gates={"true_positive_rate": {"max_drop": margin}}).exit_code is ExitCode.DONE
+    more = {one.metric: one.margin for one in judge(make_rows(12_000)).margins}
+    assert more["true_positive_rate"] is not None
+    assert more["true_positive_rate"] < margin
+
+
+def test_without_a_reference_only_changes_are_refused() -> None:
+    rows = make_rows()
+    del rows["reference"]
+    found = judge(rows, gates={"accuracy": {"min": 0.8}})
+    assert found.exit_code is ExitCode.DONE
+    assert found.margins == ()
+    assert "no reference was given" in refusal(rows, gates={"accuracy": {"max_drop": 0.1, "against": "reference"}})
+    assert "against" in refusal(rows, gates={"accuracy": {"max_drop": 0.1}})
+
+
+def test_two_references_are_named() -> None:
+    rows = make_rows(lost=0.15)
+    rows["other"] = rows["prediction"]
+    references = {"dense": "reference", "compact": "other"}
+    both = {"true_positive_rate": [{"max_drop": 0.03, "against": name} for name in references]}
+    found = judge(rows, reference=references, gates=both)
+    by_rule = {cell.rule: cell.status for cell in found.verdict.cells if cell.group == {"sex": "f"}}
+    assert by_rule == {"true_positive_rate.max_drop.dense": "fail", "true_positive_rate.max_drop.compact": "pass"}
+    assert "against" in refusal(rows, reference=references, gates=DROP)
+    assert "sparse" in refusal(rows, reference={"sparse": "reference"})
+    assert "several references" in refusal(rows, reference={"dense": "reference", "reference": "other"})
+
+
+def test_against_a_named_reference_needs_one_of_that_name() -> None:
+    message = refusal(make_rows(), gates={"true_positive_rate": {"max_drop": 0.03, "against": "dense"}})
+    assert "the one reference has no name" in message
+    assert "--reference dense=COLUMN" in message
+
+
+def test_no_evidence_level_is_asked_for_unless_a_gate_names_one() -> None:
+    levelled = {"true_positive_rate": {"max_drop": 0.03, "level": "compiled"}}
+    found = judge(make_rows(), gates=levelled)
+    assert found.exit_code is ExitCode.INCONCLUSIVE
+    assert {cell.forecast for cell in found.verdict.cells} == {"pass"}
+
+
+def test_gates_stand_in_a_file_as_in_a_project(tmp_path: Path) -> None:
+    file = tmp_path / "gates.yaml"
+    file.write_text("gates:\n  true_positive_rate: {max_drop: 0.03}\n")
+    found = judge(make_rows(), gates=file)
+    assert found.verdict.status == "pass"
+    assert found.gates.rules[0].against == "reference"
+    assert found.gates.rules[0].where == "gates.yaml:2"
+    file.write_text("gates:\n  true_positive_rat: {max_drop: 0.03}\n")
+    assert "true_positive_rate" in refusal(make_rows(), gates=file)
+    assert f"{file}:2:3" in refusal(make_rows(), gates=file)
+    file.write_text("gates: {}\n")
+    assert "no gate is set" in refusal(make_rows(), gates=file)
+
+
+def test_a_saved_bundle_is_all_an_auditor_needs(tmp_path: Path) -> None:
+    found = judge(make_rows(lost=0.1), gates=DROP, contexts=["site"], name="door-cam 7")
+    found.save(tmp_path / "audit" / "bundle")
+    bundle = load_bundle(tmp_path / "audit" / "bundle")
+    assert isinstance(bundle, JudgedBundle)
+    assert bundle.verdict == found.verdict
+    evidence = load_evidence(bundle)
+    assert gate(evidence, bundle.gates).digest == found.verdict.digest
+    again = judge_tallies(
+        target=bundle.evidence.target, level=None, level_reason=bundle.evidence.level_reason,
+        spec_digest=bundle.predictions.digest, data_fingerprint=bundle.evidence.data_fingerprint,
+        reference_digests={}, requested_precision=bundle.evidence.requested_precision, seed=bundle.evidence.seed,
+        tallies=evidence.tallies,
+    )  # fmt: skip
+    assert again.record == bundle.evidence
+    with pytest.raises(ConfigError, match="is there already"):
+        found.save(tmp_path / "audit" / "bundle")
+
+
+def test_a_saved_bundle_holds_no_id_and_none_of_its_files_can_be_changed(tmp_path: Path) -> None:
+    rows = make_rows(300)
+    rows["id"] = np.array([f"secret-{at}" for at in range(300)])
+    judge(rows, gates=DROP, cluster="person").save(tmp_path / "bundle")
+    for file in sorted((tmp_path / "bundle").iterdir()):
+        text = file.read_text()
+        assert "secret" not in text
+        assert '"p17"' not in text
+        if file.name != "manifest.json":
+            file.write_text(text.replace("1", "2", 1))
+            with pytest.raises(IntegrityError, match=f"changed {file.name}"):
+                load_bundle(tmp_path / "bundle")
+            file.write_text(text)
+    assert load_bundle(tmp_path / "bundle").verdict.target == "predictions"
+
+
+def test_the_manifest_names_the_files_that_were_read(tmp_path: Path) -> None:
+    for at, part in enumerate((slice(0, 200), slice(200, 300))):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        pd.DataFrame(make_rows(300))[part].to_csv(folder / "rows.csv", index=False)
+    judge([tmp_path / "0" / "rows.csv", tmp_path / "1" / "rows.csv"]).save(tmp_path / "bundle")
+    assert len(set(load_bundle(tmp_path / "bundle").manifest.parents.values())) == 2
+
+
+def column(name: str, change: Callable[[NDArray[Any]], Any]) -> Callable[[Rows], Rows]:
+    return lambda rows: {**rows, name: change(rows[name])}
+
+
+def put(name: str, row: int, value: Any) -> Callable[[Rows], Rows]:
+    def change(values: NDArray[Any]) -> list[Any]:
+        listed = values.tolist()
+        listed[row] = value
+        return listed
+
+    return column(name, change)
+
+
+def without(name: str) -> Callable[[Rows], Rows]:
+    return lambda rows: {key: values for key, values in rows.items() if key != name}
+
+
+BAD = [
+    (without("id"), {}, "no column is called 'id': name with --id"),
+    (without("label"), {}, "no column is called 'label'"),
+    (lambda rows: without("score")(without("prediction")(rows)), {}, "no column is called 'score'"),
+    (lambda rows: rows, {"groups": ["sexe"]}, "no column 'sexe' (group); did you mean 'sex'?"),
+    (lambda rows: rows, {"groups": []}, "name with --groups"),
+    (lambda rows: rows, {"prediction": "predicton"}, "did you mean 'prediction'?"),
+    (lambda rows: rows, {"reference": "prediction"}, "column 'prediction' cannot be both prediction and reference"),
+    (lambda rows: rows, {"groups": ["sex", "site"], "contexts": ["site"]}, "cannot be both group and context"),
+    (lambda rows: rows, {"groups": {"sex": ["f"]}}, "at least two different"),
+    (lambda rows: rows, {"groups": {"sex": ["f", "m", "unknown"]}}, "'unknown' is added by itself"),
+    (lambda rows: rows, {"groups": {"sex": ["f", "x"]}}, "'m' is not a declared level"),
+    (lambda rows: rows, {"threshold": 1.5}, "threshold is 1.5"),
+    (lambda rows: rows, {"threshold": 0.5, "prediction": "prediction"}, "leave one of them out"),
+    (put("id", 7, "r3"), {}, "row 8: column 'id': 'r3' stands at row 4 already"),
+    (put("id", 7, ""), {}, "row 8: column 'id' is empty"),
+    (put("id", 7, None), {}, "row 8: column 'id' is empty"),
+    (put("id", 7, "x" * 600), {}, "600 characters"),
+    (put("label", 7, None), {}, "row 8: column 'label' is empty"),
+    (put("label", 7, float("nan")), {}, "row 8: column 'label' is empty"),
+    (put("label", 7, float("inf")), {}, "row 8: column 'label': 'inf' is no class"),
+    (put("label", 7, [1]), {}, "row 8: column 'label' holds a list"),
+    (column("label", lambda values: np.linspace(0, 9, len(values))), {}, "more than 50 different labels"),
+    (column("label", lambda values: values * 0 + 7), {}, "at least two different ones"),
+    (column("label", lambda values: np.array(["no", "yes"])[values]), {}, "say which is the positive one"),
+    (lambda rows: rows, {"positive": "yes"}, "positive is 'yes', but the classes are 0, 1"),
+    (lambda rows: rows, {"classes": ["0"]}, "at least two different ones"),
+    (lambda rows: rows, {"classes": ["1", "2"]}, "'0' is none of the classes (1, 2)"),
+    (put("prediction", 7, 2), {}, "row 8: column 'prediction': '2' is none of the classes (0, 1)"),
+    (put("prediction", 7, None), {}, "row 8: column 'prediction' is empty"),
+    (column("prediction", lambda values: values * 0.5), {}, "looks like a score"),
+    (put("reference", 7, 1.5), {}, "row 8: column 'reference': '1.5' is none of the classes"),
+    (put("reference", 7, float("nan")), {}, "row 8: column 'reference' is empty"),
+    (put("score", 7, float("nan")), {"threshold": 0.5}, "row 8: column 'score' is nan, no probability"),
+    (put("score", 7, float("inf")), {"threshold": 0.5}, "row 8: column 'score' is inf"),
+    (put("score", 7, -0.1), {"threshold": 0.5}, "is -0.1, no probability"),
+    (put("score", 7, "high"), {"threshold": 0.5}, "is 'high', no probability"),
+    (put("score", 7, "0,5"), {"threshold": 0.5}, "write a decimal point"),
+    (put("score", 7, "1e400"), {"threshold": 0.5}, "is '1e400', no probability"),
+    (put("score", 7, 10**400), {"threshold": 0.5}, "no probability"),
+    (put("score", 7, True), {"threshold": 0.5}, "is True, no probability"),
+    (put("person", 7, ""), {"cluster": "person"}, "row 8: column 'person' is empty"),
+    (column("race", lambda values: np.arange(len(values)) / 7), {"groups": ["race"]}, "bin them"),
+    (column("race", lambda values: np.array([f"g{at}" for at in range(len(values))])), {"groups": ["race"]}, "levels"),
+    (column("race", lambda values: np.array([""] * len(values))), {"groups": ["race"]}, "every value is missing"),
+    (lambda rows: {name: values[:0] for name, values in rows.items()}, {}, "no rows"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "options", "message"), BAD)
+def test_rows_that_are_wrong_are_refused(change: Callable[[Rows], Rows], options: dict[str, Any], message: str) -> None:
+    rows = make_rows(700)
+    rows["score"] = np.random.default_rng(5).random(700)
+    found = refusal(change(rows), **options)
+    assert message in found
+
+
+def test_doubled_ids_are_found_across_shards(tmp_path: Path) -> None:
+    frame = pd.DataFrame(make_rows(300))
+    frame[:200].to_csv(tmp_path / "one.csv", index=False)
+    frame[150:].to_csv(tmp_path / "two.csv", index=False)
+    message = refusal([tmp_path / "one.csv", tmp_path / "two.csv"])
+    assert message.startswith(
+        f"{tmp_path / 'two.csv'}:2: column 'id': 'r150' stands at {tmp_path / 'one.csv'}, line 152"
+    )
+    assert "50 rows repeat an id" in message
+
+
+def test_an_id_is_not_accused_because_its_hash_is_another_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairdeploy.data.predictions.hash", lambda text: len(text), raising=False)
+    assert judge(make_rows(300)).evidence.tallies["reference"].rows == 300
+    with pytest.raises(DataError, match="stands at row 4 already"):
+        judge(put("id", 7, "r3")(make_rows(300)))
+
+
+def test_a_shard_that_lacks_a_column_is_named(tmp_path: Path) -> None:
+    frame = pd.DataFrame(make_rows(300))
+    frame[:200].to_csv(tmp_path / "one.csv", index=False)
+    frame[200:].drop(columns="sex").to_csv(tmp_path / "two.csv", index=False)
+    assert refusal([tmp_path / "one.csv", tmp_path / "two.csv"]).startswith(f"{tmp_path / 'two.csv'}: no column 'sex'")
+
+
+def test_the_columns_of_a_wide_table_are_not_all_listed() -> None:
+    rows = make_rows(20) | {f"c{at}": np.arange(20) for at in range(3000)}
+    message = refusal(rows, groups=["sx"])
+    assert "3008 in all" in message
+    assert len(message) < 400
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:
+    one, two, other = (judge(make_rows(600), seed=seed).evidence.record for seed in (1, 1, 2))
+    assert one.digest == two.digest
+    assert one.gaps != other.gaps
+
+
+def test_what_is_counted_is_what_a_tally_counts() -> None:
+    rows = make_rows(500)
+    found = judge(rows, groups=["sex", "race"], contexts=["site"], cluster="person").evidence.tallies["reference"]
+    expected = Tally.count(
+        found.schema, ids=rows["id"], labels=rows["label"], attributes=rows, contexts=rows, clusters=rows["person"],
+        reference=rows["reference"], deployed=rows["prediction"],
+    )  # fmt: skip
+    assert found == expected
