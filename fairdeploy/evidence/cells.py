@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.errors import ConfigError
-from fairdeploy.evidence.tally import UNKNOWN, Tally
+from fairdeploy.evidence.tally import UNKNOWN, Schema, Tally
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ def cells(tally: Tally, *, contexts: bool, intersections: bool) -> Iterator[Cell
             yield over(tally, who, where)
 
 
-def cell(tally: Tally, group: Mapping[str, str], context: Mapping[str, str]) -> Cells:
+def cell(schema: Schema, group: Mapping[str, str], context: Mapping[str, str]) -> Cells:
     """Return the one cell of a group within a context; both empty is everyone.
 
     Raises
     ------
     ConfigError
-        If an attribute, a context or a level is not the tally's.
+        If an attribute, a context or a level is not the schema's.
     """
     at = 0
     for axis, level in {**group, **context}.items():
-        levels = tally.schema.levels(axis)
+        levels = schema.levels(axis)
         if level not in levels:
             raise ConfigError(f"'{level}' is not a level of {axis}; known: {', '.join(levels)}")
         at = at * len(levels) + levels.index(level)

@@ -74,7 +74,7 @@ class RateMetric:
         of: str = "deployed",
     ) -> float | None:
         """Return the rate of the ``deployed`` or the ``reference`` predictions, None without denominator."""
-        part = cell(tally, group or {}, context or {})
+        part = cell(tally.schema, group or {}, context or {})
         counts = self.counts(tally, part.axes).map(part.take)
         n = counts.n.sum()
         return float(getattr(counts, of).sum() / n) if n else None

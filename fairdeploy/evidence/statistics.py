@@ -63,7 +63,7 @@ class Statistic:
         of: str = "deployed",
     ) -> float | None:
         """Return the value for the ``deployed`` or the ``reference`` predictions, None where undefined."""
-        part = cell(tally, group or {}, context or {})
+        part = cell(tally.schema, group or {}, context or {})
         combinations, counts = _joint(tally, part)
         value = self.of(_margin(counts.sum(0), combinations, of, len(tally.schema.classes)))[0]
         return None if np.isnan(value) else float(value)
@@ -239,7 +239,7 @@ def _replicates(tally: Tally, counts: Floats, part: Cells, *, seed: int, size: i
             yield rng.standard_gamma(table, (many, cells, k)), rng.standard_exponential((many, cells))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def cluster_weights(seed: int, buckets: int = BUCKETS) -> Floats:
     """Return exponential weights [replicates, buckets]: a Bayesian bootstrap of all buckets, empty ones included."""
     return np.random.Generator(np.random.PCG64([seed, buckets])).standard_exponential((REPLICATES, buckets))

@@ -316,7 +316,7 @@ class Tally(Counts):
         base = base * size + classes("labels", labels, size)
         predicted = classes("deployed", deployed, size)
         return {
-            name: cls(schema, *_counted((base * size + classes(name, values, size)) * size + predicted, schema.shape))
+            name: cls(schema, *counted((base * size + classes(name, values, size)) * size + predicted, schema.shape))
             for name, values in references.items()
         }
 
@@ -381,7 +381,7 @@ def placed(
     return flat, len(texts)
 
 
-def _counted(flat: NDArray[np.int64], shape: Tuple[int, ...]) -> Tuple[NDArray[np.int64], NDArray[np.int64]]:
+def counted(flat: NDArray[np.int64], shape: Tuple[int, ...]) -> Tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the cells that occur, in order, and how often."""
     if math.prod(shape) <= min(DENSE_CELLS, 8 * len(flat)):
         every = np.bincount(flat)
