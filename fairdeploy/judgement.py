@@ -8,12 +8,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import platform
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,35 +28,17 @@ from fairdeploy.data.tables import Table, open_table
 from fairdeploy.errors import ConfigError, ExitCode
 from fairdeploy.evidence import Evidence, Schema, Tally
 from fairdeploy.evidence import judge as judge_tallies
-from fairdeploy.evidence.planner import Assumptions, plan_rule
-from fairdeploy.evidence.records import Group, Reference
-from fairdeploy.gates import Condition, Gates, Rule, Verdict, gate, parse_gates, worst_exit
-from fairdeploy.gates.records import needs_reference
+from fairdeploy.evidence.records import Reference
+from fairdeploy.gates import Gates, Verdict, gate, parse_gates, worst_exit
+from fairdeploy.gates.files import GatesFile, read_gates
+from fairdeploy.margins import Margin, provable_margins
+from fairdeploy.model import Task
 from fairdeploy.records import digest, file_digest
-from fairdeploy.yamlfile import Document, nearest, read
+from fairdeploy.yamlfile import Document, nearest
 
-STARTING_POINTS: dict[int, tuple[tuple[str, Condition], ...]] = {
-    2: (("true_positive_rate", "max_drop"), ("false_positive_rate", "max_increase"))
-}
-ANY_CLASSES: tuple[tuple[str, Condition], ...] = (("accuracy", "max_drop"),)
 NAMED_REFERENCES: tuple[Reference, ...] = ("dense", "compact")
 LONE: Reference = "reference"
 NO_REFERENCE = "the labels"
-
-
-@dataclass(frozen=True)
-class Margin:
-    """The smallest margin that the rows at hand can prove in every group, and the group that needs it to be so large.
-
-    `margin` is None where no margin can be proven for `group`.
-    """
-
-    metric: str
-    condition: Condition
-    against: Reference
-    margin: float | None
-    group: Group
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -91,14 +73,9 @@ class Judgement:
 
     @property
     def margins(self) -> tuple[Margin, ...]:
-        """A starting point for gates on changes: what can be proven at a power of .8, if the truth is no change.
-
-        It takes for granted that predictions flip as often as they did here.
-        """
-        if not any(column != NO_REFERENCE for column in self.predictions.references.values()):
-            return ()
-        starts = STARTING_POINTS.get(len(self.predictions.classes), ANY_CLASSES)
-        return tuple(_margin(tally, name, *one) for name, tally in self.evidence.tallies.items() for one in starts)
+        """Gates to start from; none without a reference."""
+        given = set(self.predictions.references.values()) != {NO_REFERENCE}
+        return provable_margins(self.evidence.tallies) if given else ()
 
     def __str__(self) -> str:
         blocking = [cell.reason for cell in self.verdict.cells if cell.status != "pass"]
@@ -158,6 +135,7 @@ def judge(
     gates: Mapping[str, Any] | Path | str | None = None,
     name: str = "predictions",
     seed: int = 0,
+    today: date | None = None,
 ) -> Judgement:
     """Judge predictions that were made anywhere.
 
@@ -179,12 +157,14 @@ def judge(
     positive : str, optional
         The positive one of two classes.
     gates : mapping or path, optional
-        What stands under ``gates:`` in a project, or a YAML file that holds it. Without gates nothing is shown to hold:
-        the verdict is inconclusive.
+        What stands under ``gates:`` in a project, or a YAML file with it (and `waivers`). Without gates nothing is
+        shown to hold: the verdict is inconclusive.
     name : str
         What is judged, as the verdict calls it.
     seed : int
         Of the bootstraps.
+    today : date, optional
+        What waivers are held against, where it is not the day it is.
 
     Returns
     -------
@@ -205,7 +185,6 @@ def judge(
     >>> found.verdict.status
     'pass'
     """
-    document = _gates_document(gates)
     sources = data if isinstance(data, list | tuple) else [data]
     if not sources:
         raise ConfigError("give at least one table")
@@ -216,7 +195,7 @@ def judge(
     )  # fmt: skip
     _refuse_other_references(roles)
     found = survey(tables, roles, classes=classes, positive=positive)
-    rules = _rules(document, found, roles)
+    held = _read_gates(gates, found, roles)
     tallies, fingerprint = _count(coded(tables, roles, found), _schema(roles, found))
     predictions = PredictionsRecord(
         name=name, classes=found.classes, decision=roles.decision, references=_references(roles, found)
@@ -232,57 +211,31 @@ def judge(
         seed=seed,
         tallies=tallies,
     )
-    return Judgement(gate(evidence, rules), evidence, rules, predictions, found.notes, _files(tables))
+    verdict = gate(evidence, held.gates, waivers=held.waivers, today=today or date.today())
+    return Judgement(verdict, evidence, held.gates, predictions, found.notes, _files(tables))
 
 
-def _margin(tally: Tally, against: Reference, metric: str, condition: Condition) -> Margin:
-    flipped = int(tally.counts[tally.coordinates["reference"] != tally.coordinates["deployed"]].sum())
-    assumed = Assumptions(flip_rate=(flipped + 1) / (tally.rows + 2))
-    rule = Rule(metric=metric, condition=condition, bound=0.01, against=against)  # the margin does not depend on it
-    weakest = max(
-        plan_rule(rule, tally, assumptions=assumed),
-        key=lambda row: 1.0 if row.smallest_margin is None else row.smallest_margin,
-    )
-    margin = weakest.smallest_margin
-    upwards = None if margin is None else math.ceil(margin * 1000) / 1000
-    return Margin(metric, condition, against, upwards, weakest.group, weakest.rows_available)
-
-
-def _gates_document(gates: Mapping[str, Any] | Path | str | None) -> Document | None:
-    if gates is None:
-        return None
-    if isinstance(gates, Mapping):
-        return Document(Path("gates"), {"gates": dict(gates)}, {})
-    return read(Path(gates))
-
-
-def _rules(document: Document | None, found: Survey, roles: Roles) -> Gates:
+def _read_gates(gates: Mapping[str, Any] | Path | str | None, found: Survey, roles: Roles) -> GatesFile:
     """Read the gates; ``against`` may be left out where there is one reference, and is the one that was given."""
-    if document is None:
-        return Gates(rules=())
     given = tuple(roles.references)
-    gates = document.data.get("gates")
-    if given == (LONE,) and isinstance(gates, Mapping):
-        filled = {metric: _with_lone_reference(metric, entries) for metric, entries in gates.items()}
-        document = Document(document.file, {**document.data, "gates": filled}, document.origins)
-    task = "binary-classification" if len(found.classes) == 2 else "multiclass-classification"
-    rules = parse_gates(document, task=task)  # type: ignore[arg-type]
-    for rule in rules:
+    task: Task = "binary-classification" if len(found.classes) == 2 else "multiclass-classification"
+    lone = LONE if given == (LONE,) else None
+    if gates is None:
+        return GatesFile(Gates(rules=()), (), None)
+    if isinstance(gates, Mapping):
+        document = Document(Path("gates"), {"gates": dict(gates)}, {})
+        held = GatesFile(Gates(rules=parse_gates(document, task=task, lone=lone)), (), None)
+    else:
+        held = read_gates(Path(gates), task=task, lone=lone)
+    if held.across is not None:
+        raise ConfigError("across_targets: there is one set of predictions here, and nothing to compare across")
+    for rule in held.gates.rules:
         if rule.against is not None and rule.against not in given:
-            how = f"--reference {rule.against}=COLUMN" if rule.against in NAMED_REFERENCES else "--reference COLUMN"
+            how = "--reference COLUMN" if rule.against == LONE else f"--reference {rule.against}=COLUMN"
             have = f"the references are {', '.join(given)}" if given else "no reference was given"
-            if given == (LONE,):
-                have = "the one reference has no name"
-            raise ConfigError(f"{rule.where}: the gate is against '{rule.against}', but {have}: name it with {how}")
-    return Gates(rules=rules)
-
-
-def _with_lone_reference(metric: str, entries: Any) -> Any:
-    if isinstance(entries, list):
-        return [_with_lone_reference(metric, entry) for entry in entries]
-    if not isinstance(entries, Mapping) or "against" in entries:
-        return entries
-    return {**entries, "against": LONE} if any(needs_reference(metric, str(key)) for key in entries) else entries
+            have = "the one reference has no name" if given == (LONE,) else have
+            raise ConfigError(f"{rule.where}: the gate is against '{rule.against}', but {have}: say {how}")
+    return held
 
 
 def _refuse_other_references(roles: Roles) -> None:
@@ -314,18 +267,18 @@ def _count(chunks: Iterable[CodedRows], schema: Schema) -> tuple[dict[Reference,
     hashes: list[NDArray[np.uint64]] = []
     for rows in chunks:
         hashes.append(_row_hashes(rows))
-        for name, reference in (rows.references or {LONE: rows.labels}).items():
-            tally = Tally.count(
-                schema,
-                ids=np.array(rows.ids),
-                labels=rows.labels,
-                attributes={column: np.array(values) for column, values in rows.attributes.items()},
-                contexts={column: np.array(values) for column, values in rows.contexts.items()},
-                clusters=None if rows.clusters is None else np.array(rows.clusters),
-                reference=reference,
-                deployed=rows.deployed,
-            )
-            tallies[name] = tallies[name] + tally if name in tallies else tally
+        references: Mapping[str, NDArray[np.int64]] = rows.references or {LONE: rows.labels}
+        counted = Tally.count_all(
+            schema,
+            ids=np.array(rows.ids),
+            labels=rows.labels,
+            attributes={column: np.array(values) for column, values in rows.attributes.items()},
+            contexts={column: np.array(values) for column, values in rows.contexts.items()},
+            clusters=None if rows.clusters is None else np.array(rows.clusters),
+            references=references,
+            deployed=rows.deployed,
+        )
+        tallies = {name: tallies[name] + tally if name in tallies else tally for name, tally in counted.items()}
     ordered = np.concatenate(hashes)
     ordered.sort()
     return tallies, hashlib.sha256(ordered.astype("<u8").tobytes()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -85,9 +86,16 @@ def target_names(common: Common) -> dict[str, str]:
     return {use.id or ALIASES.get(use.use, use.use): use.use for use in project.targets}
 
 
+class _Results(Console):
+    """A console on stdout; when whoever read it has gone, the rest goes nowhere and the verdict's code stands."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def stdout() -> Console:
     """Return the console for results."""
-    return Console(highlight=False)
+    return _Results(highlight=False)
 
 
 def stderr() -> Console:

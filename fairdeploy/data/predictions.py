@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from fairdeploy.data.classes import settle_classes
 from fairdeploy.data.roles import Levels, Roles
 from fairdeploy.data.splits import UNKNOWN
-from fairdeploy.data.tables import Chunk, Table
-from fairdeploy.data.values import Seen, known_texts, scores_of, texts_of
+from fairdeploy.data.tables import Table
+from fairdeploy.data.values import Seen, parts_of
 from fairdeploy.errors import ConfigError, DataError
 from fairdeploy.yamlfile import nearest
 
@@ -90,29 +90,15 @@ def survey(
     DataError
         For ids that are missing or doubled, labels and predictions that are missing or no class, levels that are not
         declared, and columns of groups with so many levels that they must be meant otherwise.
+    ConfigError
+        If nothing says which of two classes is positive, or a score has to decide between more.
     """
     label = Seen(roles.label)
     predicted = [Seen(roles.prediction)] if roles.prediction else []
     references = {name: Seen(column) for name, column in roles.references.items()}
-    levelled = {column: Seen(column) for column in (*roles.groups, *roles.contexts)}
     declared = {**roles.groups, **roles.contexts}
-    decided = [label, *predicted, *references.values()]
-    hashes: list[NDArray[np.int64]] = []
-    for table, start, chunk in _chunks(tables, [roles.id, *(one.column for one in (*decided, *levelled.values()))]):
-        ids = texts_of(table, start, roles.id, chunk)
-        _refuse_missing(table, start, roles.id, ids)
-        hashes.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
-        for one in decided:
-            texts = known_texts(texts_of(table, start, one.column, chunk))
-            _refuse_missing(table, start, one.column, texts)
-            one.note(table, start, texts)
-        for column, one in levelled.items():
-            one.note(table, start, known_texts(texts_of(table, start, column, chunk)))
-            _refuse_levels(one, declared[column])
-    rows = sum(map(len, hashes))
-    if not rows:
-        raise DataError("has a header, but no rows", file=tables[0].file)
-    _refuse_doubled_ids(tables, roles.id, hashes)
+    levelled = {column: Seen(column) for column in declared}
+    rows = _read(tables, roles.id, [label, *predicted, *references.values()], levelled, declared)
     settled = settle_classes(
         label, [*predicted, *references.values()], declared=[*map(str, classes)], positive=positive
     )
@@ -147,63 +133,62 @@ def coded(tables: Sequence[Table], roles: Roles, found: Survey) -> Iterator[Code
     """
     scored = {} if roles.score is None else {"deployed": roles.score}
     scored |= {name: roles.references[name] for name in found.scored}
-    for table, start, chunk in _chunks(tables, list(dict.fromkeys(column for _, column in roles.columns))):
-
-        def texts(column: str, table: Table = table, start: int = start, chunk: Chunk = chunk) -> list[str]:
-            return texts_of(table, start, column, chunk)
-
-        def classes(column: str) -> NDArray[np.int64]:
-            coded = [found.class_of[text] for text in known_texts(texts(column))]  # noqa: B023
-            return np.array(coded, np.int64)
-
-        scores = {name: scores_of(table, start, column, chunk) for name, column in scored.items()}
+    by_class = {"label": roles.label}
+    by_class |= {name: column for name, column in roles.references.items() if name not in found.scored}
+    by_class |= {} if roles.prediction is None else {"deployed": roles.prediction}
+    for part in parts_of(tables, [column for _, column in roles.columns]):
+        scores = {name: part.scores(column) for name, column in scored.items()}
         decided = {name: (values >= roles.threshold).astype(np.int64) for name, values in scores.items()}
-        clusters = texts(roles.cluster) if roles.cluster else None
-        if clusters is not None and roles.cluster:
-            _refuse_missing(table, start, roles.cluster, clusters)
+        for name, column in by_class.items():
+            decided[name] = np.array([found.class_of[text] for text in part.levels(column)], np.int64)
         yield CodedRows(
-            ids=texts(roles.id),
-            labels=classes(roles.label),
-            deployed=classes(roles.prediction) if roles.prediction else decided["deployed"],
-            references={
-                name: decided[name] if name in found.scored else classes(column)
-                for name, column in roles.references.items()
-            },
-            attributes={name: known_texts(texts(name)) for name in roles.groups},
-            contexts={name: known_texts(texts(name)) for name in roles.contexts},
-            clusters=clusters,
+            ids=part.texts(roles.id),
+            labels=decided["label"],
+            deployed=decided["deployed"],
+            references={name: decided[name] for name in roles.references},
+            attributes={name: part.levels(name) for name in roles.groups},
+            contexts={name: part.levels(name) for name in roles.contexts},
+            clusters=part.complete(roles.cluster, part.texts(roles.cluster)) if roles.cluster else None,
             scores=scores,
         )
 
 
-def _chunks(tables: Sequence[Table], columns: Sequence[str]) -> Iterator[tuple[Table, int, Chunk]]:
-    for table in tables:
-        start = 0
-        for chunk in table.read(list(dict.fromkeys(columns))):
-            yield table, start, chunk
-            start += len(chunk[columns[0]])
-
-
-def _refuse_missing(table: Table, start: int, column: str, texts: list[str]) -> None:
-    if "" in texts:
-        raise table.error(f"column '{column}' is empty: every row needs a value here", start + texts.index(""))
+def _read(
+    tables: Sequence[Table], id: str, decided: Sequence[Seen], levelled: Mapping[str, Seen], declared: Levels
+) -> int:
+    """Note what stands in the columns of classes and of levels; return the number of rows."""
+    hashes: list[NDArray[np.int64]] = []
+    for part in parts_of(tables, [id, *(one.column for one in decided), *levelled]):
+        ids = part.complete(id, part.texts(id))
+        hashes.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
+        for one in decided:
+            one.note(part, part.complete(one.column, part.levels(one.column)))
+        for column, one in levelled.items():
+            one.note(part, part.levels(column))
+            _refuse_levels(one, declared[column])
+    rows = sum(map(len, hashes))
+    if not rows:
+        raise DataError("has a header, but no rows", file=tables[0].file)
+    _refuse_doubled_ids(tables, id, hashes)
+    return rows
 
 
 def _refuse_doubled_ids(tables: Sequence[Table], column: str, hashes: list[NDArray[np.int64]]) -> None:
     """Find doubled ids by their hashes, and then by their texts, so that no collision accuses a row."""
-    ordered = np.sort(np.concatenate(hashes))
+    ordered = np.concatenate(hashes)
+    ordered.sort()
     suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     if not suspects:
         return
     places: dict[str, list[tuple[Table, int]]] = {}
-    for table, start, chunk in _chunks(tables, [column]):
-        for at, text in enumerate(texts_of(table, start, column, chunk)):
+    for part in parts_of(tables, [column]):
+        for at, text in enumerate(part.texts(column)):
             if hash(text) in suspects:
-                places.setdefault(text, []).append((table, start + at))
-    doubled = {text: rows for text, rows in places.items() if len(rows) > 1}
+                places.setdefault(text, []).append((part.table, part.start + at))
+    doubled = [(text, rows) for text, rows in places.items() if len(rows) > 1]
     if doubled:
-        text, ((first, row), (table, again), *_) = next(iter(doubled.items()))
-        count = sum(len(rows) - 1 for rows in doubled.values())
+        text, ((first, row), (table, again), *_) = doubled[0]
+        count = sum(len(rows) - 1 for _, rows in doubled)
         more = f"; {count} rows repeat an id" if count > 1 else ""
         raise table.error(
             f"column '{column}': '{text}' stands at {first.place(row)} already{more}: each row needs an id of its own",
@@ -217,11 +202,11 @@ def _refuse_levels(one: Seen, declared: tuple[str, ...]) -> None:
             if text and text not in (*declared, UNKNOWN):
                 raise one.error(text, f"'{text}' is not a declared level{nearest(text, declared)}")
     elif len(one.first) > MOST_NUMBERS and one.numeric:
-        last = one.last
-        raise one.error(last, f"more than {MOST_NUMBERS} different numbers: bin them into a few named ranges first")
+        raise one.error(one.last, f"more than {MOST_NUMBERS} different numbers: bin them into a few named ranges first")
     elif len(one.first) > MOST_LEVELS:
-        last = one.last
-        raise one.error(last, f"more than {MOST_LEVELS} levels: is it a group of people? Merge or declare the levels")
+        raise one.error(
+            one.last, f"more than {MOST_LEVELS} levels: is it a group of people? Merge or declare the levels"
+        )
 
 
 def _levels(one: Seen) -> tuple[str, ...]:

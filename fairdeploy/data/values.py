@@ -1,8 +1,9 @@
-"""Values of a table's column as text or numbers, whatever wrote them; what cannot be used is refused with its row."""
+"""Values of tables as text or numbers, whatever wrote them; what cannot be used is refused with its row."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,93 @@ MOST_CHARACTERS = 512
 DECIMAL_COMMA = re.compile(r"\s*\d+,\d+\s*")
 
 
+@dataclass(frozen=True)
+class Part:
+    """Successive rows of a table; `start` is the position of the first, from 0."""
+
+    table: Table
+    start: int
+    chunk: Chunk
+
+    def error(self, at: int, message: str) -> DataError:
+        """Make an error that points at one of the rows."""
+        return self.table.error(message, self.start + at)
+
+    def texts(self, column: str) -> list[str]:
+        """Return a column's values as text, a missing one as an empty text.
+
+        Raises
+        ------
+        DataError
+            If a value is neither text nor a number, or is longer than `MOST_CHARACTERS`.
+        """
+        values = self.chunk[column]
+        kinds = set(map(type, values))
+        if kinds <= {str}:
+            texts = [value.strip() for value in values]
+        elif kinds <= {int}:
+            texts = list(map(str, values))
+        else:
+            texts = []
+            for at, value in enumerate(values):
+                text = _text(value)
+                if text is None:
+                    kind = type(value).__name__
+                    raise self.error(at, f"column '{column}' holds a {kind}: turn it into text or numbers")
+                texts.append(text)
+        longest = max(texts, key=len, default="")
+        if len(longest) > MOST_CHARACTERS:
+            raise self.error(
+                texts.index(longest),
+                f"column '{column}': {len(longest)} characters; an id or a level has at most {MOST_CHARACTERS}",
+            )
+        return texts
+
+    def levels(self, column: str) -> list[str]:
+        """Return a column's values as text; what numpy and pandas write for a missing value is an empty one, too."""
+        return ["" if text in ("nan", "NaN") else text for text in self.texts(column)]
+
+    def complete(self, column: str, texts: list[str]) -> list[str]:
+        """Return the texts of a column, none of which may be empty.
+
+        Raises
+        ------
+        DataError
+            At the first empty one.
+        """
+        if "" in texts:
+            raise self.error(texts.index(""), f"column '{column}' is empty: every row needs a value here")
+        return texts
+
+    def scores(self, column: str) -> NDArray[np.float64]:
+        """Return a column's probabilities [rows].
+
+        Raises
+        ------
+        DataError
+            At the first value that is no number from 0 to 1.
+        """
+        values = _numbers(self.chunk[column])
+        wrong = np.flatnonzero(~((values >= 0) & (values <= 1)))
+        if len(wrong):
+            found = self.chunk[column][wrong[0]]
+            hint = ": write a decimal point" if isinstance(found, str) and DECIMAL_COMMA.fullmatch(found) else ""
+            shown = repr(found) if len(repr(found)) < 50 else "a longer text or number"
+            raise self.error(
+                int(wrong[0]), f"column '{column}' is {shown}, no probability: scores are numbers from 0 to 1{hint}"
+            )
+        return values
+
+
+def parts_of(tables: Sequence[Table], columns: Sequence[str]) -> Iterator[Part]:
+    """Yield the rows of several tables, one after the other."""
+    for table in tables:
+        start = 0
+        for chunk in table.read(list(dict.fromkeys(columns))):
+            yield Part(table, start, chunk)
+            start += len(chunk[columns[0]])
+
+
 @dataclass
 class Seen:
     """The different texts of one column, each with the row where it stood first.
@@ -28,11 +116,11 @@ class Seen:
     column: str
     first: dict[str, tuple[Table, int]] = field(default_factory=dict)
 
-    def note(self, table: Table, start: int, texts: list[str]) -> None:
-        """Note the texts of the rows from `start` on."""
+    def note(self, part: Part, texts: list[str]) -> None:
+        """Note the texts of some rows."""
         if not self.crowded:
             for text in sorted(set(texts) - self.first.keys()):
-                self.first[text] = table, start + texts.index(text)
+                self.first[text] = part.table, part.start + texts.index(text)
 
     @property
     def crowded(self) -> bool:
@@ -55,34 +143,13 @@ class Seen:
         return table.error(f"column '{self.column}': {message}", row)
 
 
-def texts_of(table: Table, start: int, column: str, chunk: Chunk) -> list[str]:
-    """Return a column's values as text, a missing one as an empty text; `start` is the position of its first row.
-
-    Raises
-    ------
-    DataError
-        If a value is neither text nor a number, or is longer than `MOST_CHARACTERS`.
-    """
-    values, kinds = chunk[column], set(map(type, chunk[column]))
-    if kinds <= {str}:
-        texts = [value.strip() for value in values]
-    elif kinds <= {int}:
-        texts = list(map(str, values))
-    else:
-        texts = []
-        for at, value in enumerate(values):
-            text = _text(value)
-            if text is None:
-                kind = type(value).__name__
-                raise table.error(f"column '{column}' holds a {kind}: turn it into text or numbers", start + at)
-            texts.append(text)
-    longest = max(texts, key=len, default="")
-    if len(longest) > MOST_CHARACTERS:
-        raise table.error(
-            f"column '{column}': {len(longest)} characters; at most {MOST_CHARACTERS} make an id, a class or a level",
-            start + texts.index(longest),
-        )
-    return texts
+def is_number(text: str) -> bool:
+    """Whether a text is a number, NaN and infinity included."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _text(value: Any) -> str | None:
@@ -95,40 +162,6 @@ def _text(value: Any) -> str | None:
             return ""
         return str(int(value)) if value.is_integer() else repr(value)
     return str(value).strip() if isinstance(value, str | int) else None
-
-
-def known_texts(texts: list[str]) -> list[str]:
-    """Return texts with what numpy and pandas write for a missing value as an empty one."""
-    return ["" if text in ("nan", "NaN") else text for text in texts]
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is a number, NaN and infinity included."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def scores_of(table: Table, start: int, column: str, chunk: Chunk) -> NDArray[np.float64]:
-    """Return a column's probabilities [rows].
-
-    Raises
-    ------
-    DataError
-        At the first value that is no number from 0 to 1.
-    """
-    values = _numbers(chunk[column])
-    wrong = np.flatnonzero(~((values >= 0) & (values <= 1)))
-    if len(wrong):
-        found = chunk[column][wrong[0]]
-        hint = ": write a decimal point" if isinstance(found, str) and DECIMAL_COMMA.fullmatch(found) else ""
-        raise table.error(
-            f"column '{column}' is {found!r}, no probability: scores are numbers from 0 to 1{hint}",
-            start + int(wrong[0]),
-        )
-    return values
 
 
 def _numbers(values: Values) -> NDArray[np.float64]:
