@@ -23,7 +23,7 @@ from fairdeploy.explain.advice import Facts, advice
 from fairdeploy.explain.cell import counting, find_cell
 from fairdeploy.explain.flips import Flips, Stages
 from fairdeploy.explain.records import Asked, Explanation
-from fairdeploy.explain.stored import read_stages, rebuild
+from fairdeploy.explain.stored import command, read_stages
 from fairdeploy.line import Line
 from fairdeploy.project import CONFIG_NAME
 from fairdeploy.workflow import latest
@@ -94,7 +94,7 @@ def explain(
     counts = counting(verdict, line.project.spec.classes)
     failed = bundle.evidence.failure is not None
     flips = None if failed else Flips(stages, counts, verdict.group, verdict.context)
-    facts = Facts(folder, line.project, build, bundle, verdict, stored.simulated)
+    facts = Facts(line, build, bundle, verdict, stored.simulated)
     explanation = Explanation(
         project=build.project,
         build_id=build.build_id,
@@ -109,7 +109,7 @@ def explain(
         sentence=_sentence(flips, words(verdict.group), bundle.target.id),
         shares=tuple(flips.shares(verdict.group, verdict.context)) if flips else (),
         advice=advice(facts, flips),
-        rebuild=rebuild(line, bundle),
+        rebuild=command(line, "build", "-t", bundle.target.id),
         flips=tuple(flips.flip(row) for row in flips.ordered()[:samples]) if flips else (),
         asked=None if sample is None else _asked(stages, flips, sample),
     )

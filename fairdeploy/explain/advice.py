@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from fairdeploy import backends
 from fairdeploy.bundle import BuildRecord, TargetBundle
 from fairdeploy.evidence import words
+from fairdeploy.evidence.metrics import GAPS
 from fairdeploy.evidence.records import Group
 from fairdeploy.explain.flips import Flips
 from fairdeploy.explain.records import Advice
+from fairdeploy.explain.stored import command
 from fairdeploy.gates import CellVerdict
+from fairdeploy.line import Line
 from fairdeploy.project import Project
 from fairdeploy.target import shipped
 
@@ -23,12 +25,20 @@ WORTH_NAMING = 0.2  # a stage with at least this share of the harmful flips gets
 class Facts:
     """Everything that advice is drawn from."""
 
-    folder: Path
-    project: Project
+    line: Line
     build: BuildRecord
     bundle: TargetBundle
     cell: CellVerdict
     simulated: bool
+
+    @property
+    def project(self) -> Project:
+        """The project that was built."""
+        return self.line.project
+
+    def command(self, verb: str, *arguments: str) -> str:
+        """Return a command on this project, as it is typed."""
+        return command(self.line, verb, *arguments)
 
     def share_of(self, split: str) -> str:
         """Say how many rows the cell's group has in a split, as in "; skin tone VI has 80 of 1000 rows in train"."""
@@ -38,36 +48,38 @@ class Facts:
         for one in wanted:
             total = sum(other.rows for other in counts if other.attribute == one.attribute)
             group: Group = {one.attribute: one.level}
-            said.append(f"{words(group)} has {one.rows:,} of {total:,} rows in {split} ({one.rows / total:.1%})")
+            said.append(
+                f"{words(group)} has {one.rows:,} of {total:,} rows in {split} ({100 * one.rows / total:.1f} %)"
+            )
         return "; " + ", ".join(said) if said else ""
 
 
 def advice(facts: Facts, flips: Flips | None) -> tuple[Advice, ...]:
-    """Return what to try, the likeliest first; `flips` is None where the target failed."""
-    if facts.bundle.evidence.failure is not None:
+    """Return what to try, the likeliest first; `flips` is None where the target failed. A cell that passes needs none.
+
+    A stage is named where it holds a fair part of the harmful flips, and only if they outweigh those that go the other
+    way: where as many were gained as lost there is nothing to mend but the number of rows.
+    """
+    if flips is None:
         text = "The target gave no predictions. Mend what its last words say, then build again."
-        return (Advice(text=text, command=f"fairdeploy doctor -t {facts.bundle.target.id}"),)
+        return (Advice(text=text, command=facts.command("doctor", "-t", facts.bundle.target.id)),)
     found = list(_of_level(facts))
-    if flips is not None:
-        at, harmful = flips.harmful_at(), int(flips.harmful.sum())
-        stages = [name for name, n in at.items() if n >= WORTH_NAMING * harmful]
+    if "pass" in (facts.cell.status, facts.cell.forecast):
+        return tuple(found)
+    harmful = int(flips.harmful.sum())
+    if facts.cell.metric in GAPS or 2 * harmful > flips.flipped.sum():
+        stages = [name for name, n in flips.harmful_at().items() if n >= WORTH_NAMING * harmful]
         if "pruned" in stages or "exported" in stages:
             found += _of_pruning(facts)
-        found += [one for name in stages for one in _BY_STAGE.get(name, _nothing)(facts)]
-        absolute = facts.cell.condition in ("min", "max") and flips.counting.harm != "any"
-        if absolute and flips.wrong_before > harmful:
-            found.append(
-                Advice(
-                    text=f"{flips.wrong_before:,} rows were wrong in the {flips.counting.before} network already, "
-                    f"{harmful:,} became wrong after it: train the dense network better for this group"
-                    f"{facts.share_of('train')}."
-                )
-            )
+        found += [one for name in stages if name in _BY_STAGE for one in _BY_STAGE[name](facts)]
+    absolute = facts.cell.condition in ("min", "max") and flips.counting.harm != "any"
+    if absolute and flips.wrong_before > harmful:
+        text = (
+            f"{flips.wrong_before:,} rows were wrong in the {flips.counting.before} network already, {harmful:,} "
+            f"became wrong after it: train the dense network better for this group{facts.share_of('train')}."
+        )
+        found.append(Advice(text=text))
     return (*found, *_of_rows(facts))
-
-
-def _nothing(facts: Facts) -> Iterator[Advice]:
-    return iter(())
 
 
 def _of_level(facts: Facts) -> Iterator[Advice]:
@@ -75,7 +87,7 @@ def _of_level(facts: Facts) -> Iterator[Advice]:
         mend = facts.bundle.evidence.level_mend or "run the build on the target hardware itself"
         yield Advice(
             text=f"It is {facts.cell.status} because it was measured at level {facts.bundle.evidence.level}: {mend}.",
-            command=f"fairdeploy doctor -t {facts.bundle.target.id}",
+            command=facts.command("doctor", "-t", facts.bundle.target.id),
         )
 
 
@@ -108,7 +120,7 @@ def _of_compaction(facts: Facts) -> Iterator[Advice]:
 def _of_quantisation(facts: Facts) -> Iterator[Advice]:
     target = facts.bundle.target
     recipe = target.quantization.calibration
-    folders = (shipped("calibration"), facts.folder / "calibration")
+    folders = (shipped("calibration"), facts.line.folder / "calibration")
     others = sorted({file.stem for place in folders for file in place.glob("*.yaml")} - {recipe})
     choices = f" (there are also {', '.join(others)}, or a file of your own under calibration/)" if others else ""
     yield Advice(
@@ -134,7 +146,7 @@ def _of_runtime(facts: Facts) -> Iterator[Advice]:
         text=f"Look at the precision in which {name or 'the runtime'} really ran: {layers}; "
         f"{evidence.requested_precision} was asked for. Layers in another precision, or hints that allow one, change "
         "predictions.",
-        command="fairdeploy compare",
+        command=facts.command("compare"),
     )
     if facts.simulated:
         yield Advice(text="It was simulated by another runtime: measure on the target before anything is changed.")
@@ -146,14 +158,14 @@ def _of_rows(facts: Facts) -> Iterator[Advice]:
         yield Advice(
             text=f"{words(cell.group)[0].upper()}{words(cell.group)[1:]} has no row that counts here: "
             "add some to evaluate.",
-            command="fairdeploy plan",
+            command=facts.command("plan"),
         )
     elif cell.rows_needed is not None and (cell.n is None or cell.n < cell.rows_needed):
         missing = cell.rows_needed - (cell.n or 0)
         yield Advice(
             text=f"Add {missing:,} rows of {words(cell.group)} to evaluate ({cell.n or 0:,} are there, about "
             f"{cell.rows_needed:,} are needed), from new clusters: people or drawings that are not in it yet.",
-            command="fairdeploy plan",
+            command=facts.command("plan"),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def read_stages(line: Line, build: BuildRecord, bundle: TargetBundle) -> StoredS
     StageError
         If the store no longer has what the build made, or has what other files or settings made since.
     """
-    again = rebuild(line, bundle)
+    again = command(line, "build", "-t", bundle.target.id)
     try:
         found = _walk(line, build, bundle)
     except NotKept as error:
@@ -88,9 +89,8 @@ def _is_of(bundle: TargetBundle, found: StoredStages, line: Line) -> bool:
     )
 
 
-def rebuild(line: Line, bundle: TargetBundle) -> str:
-    """Return the command that builds a target again."""
-    folder: Path = line.folder
-    place = f" -C {folder}" if folder != Path(".") else ""
-    config = f" -c {line.config}" if line.config != CONFIG_NAME else ""
-    return f"fairdeploy build{place}{config} -t {bundle.target.id}"
+def command(line: Line, verb: str, *arguments: str) -> str:
+    """Return a command on a line's project, as it is typed."""
+    place = ["-C", str(line.folder)] if line.folder != Path(".") else []
+    config = ["-c", line.config] if line.config != CONFIG_NAME else []
+    return shlex.join(["fairdeploy", verb, *place, *config, *arguments])

@@ -42,7 +42,7 @@ ABOUT = {
 def print_explanation(one: Explanation, console: Console) -> None:
     """Print an explanation; of a row that was asked for its trace, else the rows that flipped."""
     head = Text(f"{words.STATUS_SHAPE[one.cell.status]} {words.STATUS_WORD[one.cell.status]}  ", "bold")
-    console.print(head.append(f"{one.target}  ").append(cell_title(one)), soft_wrap=True)
+    console.print(head.append(f"{one.target}  ").append(f"{cell_title(one)} ({one.cell.rule})", ""), soft_wrap=True)
     _paragraph(console, one.cell.reason)
     if one.failure is not None:
         _paragraph(console, f"the runtime failed; its last words: {one.failure.strip()}")
@@ -122,9 +122,9 @@ def said_of(asked: Asked) -> str:
 
 
 def cell_title(one: Explanation) -> str:
-    """Name a cell, as in "true_positive_rate.max_drop.dense, skin tone VI"."""
+    """Name a cell, as in "true positive rate, skin tone VI, light dim"."""
     groups = [words.group_name(part) for part in (one.cell.group, one.cell.context) if part]
-    return ", ".join([one.cell.rule, *(groups or ["everyone"])])
+    return ", ".join([words.metric_name(one.cell.metric), *(groups or ["everyone"])])
 
 
 def place(trace: Trace, *known: Group) -> str:

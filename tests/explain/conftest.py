@@ -151,6 +151,14 @@ def degraded(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return Small(folder, hit, {"this-host": device})
 
 
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    folder = tmp_path_factory.mktemp("simulated") / "small"
+    write_project(folder, target="jetson")
+    build(folder)
+    return Small(folder, hidden(folder), {})
+
+
 class Crashing(HostDevice):
     """A host whose runtime dies."""
 

@@ -13,6 +13,7 @@ from fairdeploy.bundle import load_build
 from fairdeploy.cli import main
 from fairdeploy.errors import ConfigError, StageError
 from fairdeploy.explain import Explanation, explain
+from fairdeploy.explain.cell import cell_words
 from fairdeploy.line import Line
 from fairdeploy.workflow import latest
 from tests.explain.conftest import Small
@@ -91,8 +92,7 @@ def test_the_counts_are_those_of_the_evidence(degraded: Small) -> None:
         change = changes.get((cell.metric, cell.against, str(cell.group)))
         if change is None or cell.condition not in ("max_drop", "max_increase"):
             continue
-        levels = [f"{axis}={level}" for axis, level in cell.group.items()] or ["everyone"]
-        one = of(degraded, cell.rule, *levels)
+        one = of(degraded, cell.rule, *cell_words(cell).split())
         assert (one.rows, one.lost, one.gained) == (change.n, change.lost, change.gained)
         checked += 1
     assert checked >= 9
@@ -146,11 +146,36 @@ def test_advice_fits_the_stage_and_names_facts(
     assert ("calibration" in text) == (stage == "quantised")
 
 
+def test_a_simulated_target_is_explained_as_one(simulated: Small) -> None:
+    one = of(simulated, TPR, "group=b", target="jetson")
+    assert one.simulated
+    assert (one.cell.status, one.cell.forecast) == ("inconclusive", "fail")
+    assert {flip.trace.id for flip in one.flips} == ids(simulated.folder, simulated.lost)
+    assert {flip.stage for flip in one.flips} == {"quantised"}
+    assert "measured at level simulated" in one.advice[0].text
+    assert one.advice[0].command == f"fairdeploy doctor -C {simulated.folder} -t jetson-orin-nano"
+
+
+def test_a_cell_that_passes_or_would_pass_needs_no_mending(pruned: Small, simulated: Small) -> None:
+    _, (bundle,) = load_build(latest(pruned.folder))
+    passed = next(cell for cell in bundle.verdict.cells if cell.status == "pass" and cell.unit == "rate")
+    assert of(pruned, passed.rule, *cell_words(passed).split()).advice == ()
+    _, (bundle,) = load_build(latest(simulated.folder))
+    would = next(cell for cell in bundle.verdict.cells if cell.forecast == "pass")
+    (only,) = of(simulated, would.rule, *cell_words(would).split()).advice
+    assert "measured at level simulated" in only.text
+
+
+def test_a_cell_without_flips_blames_no_stage(degraded: Small) -> None:
+    one = of(degraded, "false_positive_rate.max_increase.dense", "group=b")
+    assert (one.cell.status, one.lost, one.gained) == ("inconclusive", 0, 0)
+    assert all("really ran" not in step.text for step in one.advice)
+
+
 def test_too_few_rows_say_how_many_are_missing(pruned: Small) -> None:
     _, (bundle,) = load_build(latest(pruned.folder))
     short = next(cell for cell in bundle.verdict.cells if cell.rows_needed and cell.n and cell.rows_needed > cell.n)
-    levels = [f"{axis}={level}" for axis, level in short.group.items()] or ["everyone"]
-    text = " ".join(step.text for step in of(pruned, short.rule, *levels).advice)
+    text = " ".join(step.text for step in of(pruned, short.rule, *cell_words(short).split()).advice)
     assert f"Add {(short.rows_needed or 0) - (short.n or 0):,} rows" in text
     assert "new clusters" in text
 
