@@ -3,6 +3,7 @@
 `parse_gates` reads the ``gates:`` of a file into rules, `gate` holds evidence against them.
 """
 
+from fairdeploy.gates.across import gate_across
 from fairdeploy.gates.files import GatesFile, parse_across, parse_waivers, read_gates
 from fairdeploy.gates.parse import gates_of, parse_gates
 from fairdeploy.gates.records import CellVerdict, Condition, Gates, Rule, Status, Verdict, Waiver, WaiverUse
@@ -10,6 +11,7 @@ from fairdeploy.gates.summary import nearness
 from fairdeploy.gates.verdict import gate, worst_exit
 
 __all__ = [
+    "gate_across",
     "GatesFile",
     "parse_across",
     "parse_waivers",

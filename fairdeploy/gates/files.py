@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairdeploy.gates.parse import parse_gates
+from fairdeploy.evidence.records import Reference
+from fairdeploy.gates.parse import RESERVED, parse_gates
 from fairdeploy.gates.records import Gates, Waiver
 from fairdeploy.model import Task
 from fairdeploy.records import Record
-from fairdeploy.yamlfile import Document, read, validate
+from fairdeploy.yamlfile import Document, KeyPath, nearest, read, validate
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,18 @@ class _Waivers(Record):
     waivers: tuple[Waiver, ...]
 
 
-def read_gates(file: Path, *, task: Task) -> GatesFile:
-    """Read a gates file: metrics at the top, and beside them ``waivers`` and ``across_targets``.
+def read_gates(file: Path, *, task: Task, lone: Reference | None = None) -> GatesFile:
+    """Read a gates file: metrics at the top or under ``gates``, and beside them ``waivers`` and ``across_targets``.
 
     A bundle's gates.json is one, too; its rules keep the places where they were set, so that its digest stays.
+
+    Parameters
+    ----------
+    file : Path
+    task : str
+        With many classes, metrics of two must name one.
+    lone : str, optional
+        The only reference that there is: meant where `against` is left out.
 
     Raises
     ------
@@ -44,15 +53,17 @@ def read_gates(file: Path, *, task: Task) -> GatesFile:
         With file, line and column; see `parse_gates`.
     """
     document = read(file)
-    if "gates" in document.data:
-        raise document.error("a gates file holds what stands under 'gates:': write the metrics at the top", ("gates",))
     if "rules" in document.data:
         gates = validate(Gates, document)
         if not gates.rules:
             raise document.error("no gate is set: an empty list would pass everything", ("rules",))
         return GatesFile(gates, (), None)
-    across = parse_across(document, task=task)
-    return GatesFile(Gates(rules=parse_gates(document, (), task=task)), parse_waivers(document), across)
+    under: KeyPath = ("gates",) if "gates" in document.data else ()
+    if under:
+        for key in document.data.keys() - {"gates", *RESERVED}:
+            raise document.error(f"unknown key '{key}'{nearest(key, ('gates', *RESERVED))}", (key,))
+    gates = Gates(rules=parse_gates(document, under, task=task, lone=lone))
+    return GatesFile(gates, parse_waivers(document), parse_across(document, task=task))
 
 
 def parse_across(document: Document, *, task: Task) -> Gates | None:

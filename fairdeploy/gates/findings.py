@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fairdeploy.errors import ConfigError
 from fairdeploy.evidence import metrics
 from fairdeploy.evidence.judge import Evidence, changes_cluster
 from fairdeploy.evidence.statistics import STATISTICS
@@ -18,6 +19,8 @@ from fairdeploy.yamlfile import nearest
 def findings(evidence: Evidence, rule: Rule) -> list[Finding]:
     """Hold a rule against the evidence; at least one finding, whatever is missing."""
     record = evidence.record
+    if rule.condition == "max_spread":
+        raise ConfigError(f"{rule.name} is over all targets: set it under 'across_targets'")
     if record.failure is not None:
         return [missing(rule, f"it could not be judged: {record.failure}")]
     if rule.kind == "latency":

@@ -31,7 +31,12 @@ ALL_CLASSES = ("accuracy", "accuracy_difference", "balanced_accuracy", "flip_rat
 
 
 def parse_gates(
-    document: Document, path: KeyPath = ("gates",), *, task: Task = "binary-classification", across: bool = False
+    document: Document,
+    path: KeyPath = ("gates",),
+    *,
+    task: Task = "binary-classification",
+    across: bool = False,
+    lone: Reference | None = None,
 ) -> tuple[Rule, ...]:
     """Read the rules that stand under a key.
 
@@ -48,6 +53,8 @@ def parse_gates(
         With many classes, metrics of two must name one.
     across : bool
         Whether the rules are over all targets, so that `max_spread` may be asked for.
+    lone : str, optional
+        The only reference that there is: meant where `against` is left out.
 
     Raises
     ------
@@ -70,6 +77,7 @@ def parse_gates(
         if not entries and entries != 0:
             raise document.error(f"'{metric}' has no condition; it takes {', '.join(conditions)}", here)
         for index, entry in enumerate(entries if listed else [entries]):
+            entry = _with_lone(metric, entry, lone)
             rules += _mapping(document, (*here, index) if listed else here, metric, entry, conditions, task)
     names = [rule.name for rule in rules]
     for rule in rules:
@@ -83,6 +91,12 @@ def _conditions(document: Document, path: KeyPath, metric: str, across: bool) ->
     if not known:
         raise document.error(f"unknown metric '{metric}'{nearest(metric, KNOWN)}", path)
     return known
+
+
+def _with_lone(metric: str, entry: Any, lone: Reference | None) -> Any:
+    if lone is None or not isinstance(entry, dict) or "against" in entry:
+        return entry
+    return {**entry, "against": lone} if any(needs_reference(metric, str(key)) for key in entry) else entry
 
 
 def _mapping(

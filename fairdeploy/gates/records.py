@@ -185,7 +185,8 @@ class CellVerdict(Record):
 
     `lower` and `upper` are the one-sided bounds at the rule's confidence; `forecast` is what evidence of too low
     a level would have said. Under ``max_drop`` and ``max_increase`` `value` and its bounds are the drop and the
-    increase: a fall by 3 points is +0.03 under ``max_drop``. A gap's group is ``{attribute: "*"}``.
+    increase: a fall by 3 points is +0.03 under ``max_drop``. A gap's group is ``{attribute: "*"}``. `target` names the
+    worst one where a rule is over all targets.
     """
 
     rule: str
@@ -208,6 +209,7 @@ class CellVerdict(Record):
     rows_needed: int | None = None
     forecast: Status | None = None
     waiver: Waiver | None = None
+    target: str | None = None
     required: bool = True
     where: str = ""
 

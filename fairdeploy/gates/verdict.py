@@ -64,7 +64,7 @@ def judged_cells(evidence: Evidence, gates: Gates) -> tuple[CellVerdict, ...]:
     digests = {name: tally.digest for name, tally in evidence.tallies.items()}
     if digests != record.tally_digests:
         raise IntegrityError(f"{record.target}: the tallies are not those that the evidence was made from")
-    return tuple(_cell(rule, one, record.level) for rule in gates.rules for one in findings(evidence, rule))
+    return tuple(cell_verdict(rule, one, record.level) for rule in gates.rules for one in findings(evidence, rule))
 
 
 def worst_exit(statuses: Iterable[Status]) -> ExitCode:
@@ -84,7 +84,14 @@ def least_level(rule: Rule) -> Level | None:
     return "emulated" if rule.kind == "fairness" else "device"
 
 
-def _cell(rule: Rule, found: Finding, level: Level | None) -> CellVerdict:
+def lowest_level(evidence: Iterable[Evidence]) -> Level | None:
+    """Return the lowest level of some evidence; None if one was made elsewhere."""
+    levels = [one.record.level for one in evidence]
+    return None if None in levels else min(levels, key=LEVELS.index)
+
+
+def cell_verdict(rule: Rule, found: Finding, level: Level | None) -> CellVerdict:
+    """Turn a finding into a verdict; evidence below the least level is inconclusive, with a forecast."""
     least = least_level(rule) if level is not None else rule.level
     known = found.value is not None or found.status == "undefined"
     too_low = least is not None and (level is None or LEVELS.index(level) < LEVELS.index(least))

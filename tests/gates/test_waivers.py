@@ -171,17 +171,27 @@ def test_mistakes_are_refused_with_their_place(tmp_path, old, new, place, says):
 
 def test_a_gates_file_holds_metrics_waivers_and_what_holds_over_all_targets(tmp_path):
     file = tmp_path / "gates.yaml"
-    file.write_text("accuracy: {min: 0.9}\nacross_targets: {accuracy: {max_spread: 0.02}}\n" + ONE.format("2026-06-30"))
-    found = read_gates(file, task="binary-classification")
-    assert [rule.name for rule in found.gates.rules] == ["accuracy.min"]
-    assert [rule.name for rule in found.across.rules] == ["accuracy.max_spread"]
-    assert found.waivers == (WAIVER,)
+    for first in ("accuracy: {min: 0.9}", "gates: {accuracy: {min: 0.9}}"):
+        file.write_text(first + "\nacross_targets: {accuracy: {max_spread: 0.02}}\n" + ONE.format("2026-06-30"))
+        found = read_gates(file, task="binary-classification")
+        assert [rule.name for rule in found.gates.rules] == ["accuracy.min"]
+        assert [rule.name for rule in found.across.rules] == ["accuracy.max_spread"]
+        assert found.waivers == (WAIVER,)
+
+
+def test_the_lone_reference_is_meant_where_none_is_named(tmp_path):
+    file = tmp_path / "gates.yaml"
+    file.write_text("accuracy: [{max_drop: 0.01}, {min: 0.9}]\nflip_rate: {max: 0.1, against: dense}")
+    rules = read_gates(file, task="binary-classification", lone="reference").gates.rules
+    assert [rule.against for rule in rules] == ["reference", None, "dense"]
+    with pytest.raises(ConfigError, match="say 'against"):
+        read_gates(file, task="binary-classification")
 
 
 def test_a_gates_file_that_is_no_such_file_is_refused(tmp_path):
     file = tmp_path / "gates.yaml"
     for text, says in (
-        ("gates: {accuracy: {min: 0.9}}", "write the metrics at the top"),
+        ("gates: {accuracy: {min: 0.9}}\naccuracy: {min: 0.9}", "unknown key 'accuracy'"),
         (ONE.format("2026-06-30"), "no gate is set"),
         ("accuracy: {max_spread: 0.02}", "does not fit accuracy"),
         ("accuracy: {min: 0.9}\naccuracy: {min: 0.8}", "not valid YAML"),
