@@ -12,21 +12,12 @@ from fairdeploy.gates import CellVerdict, Status
 from fairdeploy.report import words
 from fairdeploy.report.find import find_change, find_rate, find_shift
 from fairdeploy.report.source import Source
+from fairdeploy.report.tables import Table
 
 CELL_COLUMNS = (
     "Cell", "Reference, %", "Deployed, %", "Found", "Bound", "Margin", "Set at", "α", "n", "Method", "Verdict and why",
 )  # fmt: skip
 IMPACT_COLUMNS = ("Category", "Rows", "Share, %", "Selection rate, %", "Impact ratio", "Four fifths")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; the first column names its row."""
-
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)

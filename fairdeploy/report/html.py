@@ -12,6 +12,7 @@ from fairdeploy.records import write_atomic
 from fairdeploy.report import build_view, circumstances, comparison, glossary, groups, view, words
 from fairdeploy.report.compliance import compliance_views
 from fairdeploy.report.source import Source
+from fairdeploy.report.tables import waiver_table
 
 FILE_NAME = "report.html"
 
@@ -43,6 +44,7 @@ def render_html(source: Source, *, flags: str = "") -> str:
         trade_off=build_view.trade_off(build) if build else None,
         widths=build_view.widths(build) if build else None,
         counts=build_view.count_tables(build) if build else [],
+        waivers=waiver_table(source),
         compliance=compliance_views(source),
         terms=glossary.TERMS,
         sources=glossary.SOURCES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Sequence
 
@@ -12,11 +13,13 @@ from fairdeploy.report.circumstances import reversals
 from fairdeploy.report.compliance import ComplianceView, compliance_views
 from fairdeploy.report.source import Source
 from fairdeploy.report.steps import next_steps
+from fairdeploy.report.tables import Table, waiver_table
 from fairdeploy.report.view import deciding_first
 
 MOST_CELLS = 10
 COLUMNS = ("", "Cell", "Found (bounds)", "Allowed", "n", "Why")
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")
+SPECIAL = re.compile(r"([\\`*_{}\[\]|#~])")
+CONTROL = re.compile("[\x00-\x1f\x7f]")
 
 
 def render_markdown(source: Source, *, folds: bool = True) -> str:
@@ -38,6 +41,9 @@ def render_markdown(source: Source, *, folds: bool = True) -> str:
             lines += ["", _text(source.build.data_note)]
     for bundle in source.worst_first:
         lines += ["", *_target(bundle, folds=folds)]
+    waivers = waiver_table(source)
+    if waivers.rows:
+        lines += ["", f"## {waivers.title}", "", waivers.note, "", *_text_table(waivers)]
     if folds:
         for view in compliance_views(source):
             lines += ["", *_fold(f"Compliance view: {view.target}", _compliance(view))]
@@ -63,11 +69,6 @@ def _target(bundle: Bundle, *, folds: bool) -> Iterable[str]:
             yield f"and {len(deciding) - MOST_CELLS} more that do not pass."
     yield ""
     yield f"{sum(cell.status == 'pass' for cell in cells)} of {len(cells)} cells pass."
-    waived = [cell for cell in cells if cell.waiver]
-    if waived:
-        yield ""
-        yield "**Waivers.**"
-        yield from (f"- {_text(words.cell_name(cell))}: {_text(words.waiver(cell))}" for cell in waived)
     turned = reversals(evidence)
     if turned:
         yield ""
@@ -79,7 +80,7 @@ def _target(bundle: Bundle, *, folds: bool) -> Iterable[str]:
         yield "**What to do next.**"
         for step in steps:
             yield f"- {_text(step.text)}"
-            yield from (f"  - `{command}`" for command in step.commands)
+            yield from (f"  - <code>{_text(command)}</code>" for command in step.commands)
     if folds and cells:
         yield ""
         yield from _fold(f"Every cell of {verdict.target}", _table(COLUMNS, [_cell(cell) for cell in cells]))
@@ -103,7 +104,11 @@ def _compliance(view: ComplianceView) -> Iterable[str]:
         yield ""
         yield f"**{_text(table.title)}.** {_text(table.note)}"
         yield ""
-        yield from _table(table.columns, [tuple(map(_text, row)) for row in table.rows])
+        yield from _text_table(table)
+
+
+def _text_table(table: Table) -> Iterable[str]:
+    return _table(table.columns, [tuple(map(_text, row)) for row in table.rows])
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
@@ -117,7 +122,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _fold(title: str, lines: Iterable[str]) -> Iterable[str]:
-    yield f"<details><summary>{_text(title)}</summary>"
+    yield f"<details><summary>{_plain(title)}</summary>"
     yield ""
     yield from lines
     yield ""
@@ -130,4 +135,9 @@ def _status(status: str) -> str:
 
 def _text(text: str) -> str:
     """Escape user text: on one line, no markup, no table border."""
-    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return SPECIAL.sub(r"\\\1", _plain(text))
+
+
+def _plain(text: str) -> str:
+    """Return user text for a line of HTML, where a backslash escapes nothing."""
+    return CONTROL.sub("\ufffd", html.escape(" ".join(text.split()), quote=False))

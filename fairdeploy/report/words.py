@@ -9,7 +9,7 @@ from __future__ import annotations
 from fairdeploy.evidence import metrics
 from fairdeploy.evidence.records import Group, Interval, Level
 from fairdeploy.gates import CellVerdict, Status
-from fairdeploy.gates.records import LATENCY, PLAIN_WORDS, Unit
+from fairdeploy.gates.records import EXCESS, LATENCY, PLAIN_WORDS, Unit
 
 THIN = "\u202f"
 MINUS = "\u2212"
@@ -156,7 +156,8 @@ def allowed(cell: CellVerdict) -> str:
     """Say what a rule asks of a cell, as in "at least 85.0 %" or "at most 1.0 points lower than compact"."""
     bound = quantity(cell.bound, cell.unit)
     points = " points" if cell.unit == "rate" else ""
-    level = percent(cell.bound) if cell.unit == "rate" and cell.metric not in metrics.GAPS else f"{bound}{points}"
+    of_points = cell.metric in metrics.GAPS or cell.metric.endswith(EXCESS)
+    level = percent(cell.bound) if cell.unit == "rate" and not of_points else f"{bound}{points}"
     than = f" than {cell.against}"
     return {
         "min": f"at least {level}",
@@ -164,6 +165,7 @@ def allowed(cell: CellVerdict) -> str:
         "max_drop": f"at most {bound}{points} lower{than}",
         "max_increase": f"at most {bound}{points} higher{than}",
         "max_ratio": f"at most {number(cell.bound, 2)} times {cell.against}",
+        "max_spread": f"at most {bound}{points} between any two targets",
     }[cell.condition]
 
 

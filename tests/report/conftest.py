@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from fairdeploy.bundle import (
     CandidateRecord,
     CompactionRecord,
     GroupCount,
+    JudgedBundle,
     LayerWidths,
     LogEntry,
     Manifest,
+    PredictionsRecord,
     StationTime,
     TargetBundle,
     build_identity,
@@ -27,6 +30,7 @@ from fairdeploy.bundle import (
 )
 from fairdeploy.evidence import Evidence, Schema, Tally, judge
 from fairdeploy.gates import Gates, Rule, gate
+from fairdeploy.gates.records import Waiver
 from fairdeploy.model import ModelSpec, TensorSpec
 from fairdeploy.records import write_atomic
 from fairdeploy.target import Hardware, Runtime, Target
@@ -78,6 +82,7 @@ class Case:
     attribute: str = "skin_tone"
     tones: tuple[str, ...] = TONES
     rules: tuple[Rule, ...] = field(default=RULES)
+    waivers: tuple[Waiver, ...] = ()
 
 
 CASES = (
@@ -157,21 +162,34 @@ def _evidence(case: Case) -> Evidence:
     )  # fmt: skip
 
 
+TODAY = date(2026, 6, 1)
+HARSH_CELL = {
+    "target": "this-host", "rule": "true_positive_rate.max_drop.compact", "bound": 0.01, "group": {"skin_tone": "VI"},
+}  # fmt: skip
+WAIVERS = (
+    Waiver(**HARSH_CELL, reason="Replaced in the next release", approver="R. Officer", expires=date(2026, 12, 31)),
+    Waiver(**{**HARSH_CELL, "group": {"skin_tone": "V"}}, reason="An old acceptance | of <V>", approver="R. Officer",
+           expires=date(2026, 1, 31)),
+    Waiver(**{**HARSH_CELL, "group": {"skin_tone": "III"}}, reason="Not needed any more", approver="R. Officer",
+           expires=date(2026, 12, 31)),
+)  # fmt: skip
+
 REFERENCES = {name: sha256(name.encode()).hexdigest() for name in ("dense", "compact")}
 _KNOWN: dict[Case, tuple[Evidence, Gates]] = {}
 
 
 def make(case: Case, folder: Path) -> TargetBundle:
     """Judge and gate one case; each case once, for it takes a second."""
-    if case not in _KNOWN:
-        _KNOWN[case] = _evidence(case), Gates(rules=case.rules)
-    evidence, gates = _KNOWN[case]
+    known = replace(case, waivers=())
+    if known not in _KNOWN:
+        _KNOWN[known] = _evidence(known), Gates(rules=case.rules)
+    evidence, gates = _KNOWN[known]
     target = Target(id=case.id, hardware=Hardware(this_host=True), runtime=Runtime(backend="ort"))
     manifest = Manifest(
         target=case.id, build_id="8c1f0a52d9e4", fake_device=case.fake, files={}, parents={}, versions={}, machine={},
         seed=7,
     )  # fmt: skip
-    verdict = gate(evidence, gates)
+    verdict = gate(evidence, gates, waivers=case.waivers, today=TODAY)
     return TargetBundle(folder / case.id, manifest, gates, evidence.record, verdict, target, SPEC)
 
 
@@ -224,6 +242,20 @@ def fabricate(folder: Path, cases: tuple[Case, ...] = CASES) -> Build:
 def make_bundle(tmp_path: Path) -> Callable[..., TargetBundle]:
     """Return a function that fabricates one target's bundle from the fields of a `Case`."""
     return lambda **fields: make(replace(CASES[0], **fields), tmp_path)
+
+
+@pytest.fixture
+def waived(make_bundle: Callable[..., TargetBundle]) -> TargetBundle:
+    """Return a bundle whose one failed cell is waived, beside a waiver that expired and one that is not needed."""
+    return make_bundle(end="harsh", rules=(RULES[0], *RULES[3:]), waivers=WAIVERS)
+
+
+@pytest.fixture
+def judged(make_bundle: Callable[..., TargetBundle], tmp_path: Path) -> JudgedBundle:
+    """Return predictions that were made elsewhere, of no level, without artifact, target or model spec."""
+    known = make_bundle(level=None, level_reason="The predictions were made elsewhere", p50_ms=None, stages=("dense",))
+    predictions = PredictionsRecord(name="this-host", classes=SPEC.classes, decision="column 'p'", references={})
+    return JudgedBundle(tmp_path, known.manifest, known.gates, known.evidence, known.verdict, predictions)
 
 
 @pytest.fixture
