@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fairdeploy.evidence import Tally
-from fairdeploy.evidence.planner import Assumptions, plan_rule
+from fairdeploy.evidence.plans import Assumptions, plan_rule
 from fairdeploy.evidence.records import Group, Reference
 from fairdeploy.gates import Condition, Rule
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from fairdeploy.data import SPLITS, Rows
 from fairdeploy.deploy import Deployment
 from fairdeploy.evidence import Tally
-from fairdeploy.evidence.planner import Assumptions, PlanRow, plan_rule
+from fairdeploy.evidence.plans import Assumptions, PlanRow, plan_rule
 from fairdeploy.gates import Gates
 from fairdeploy.line import Line, Listener
 from fairdeploy.project import CONFIG_NAME, TargetUsed

@@ -12,7 +12,7 @@ from rich.text import Text
 from fairdeploy.cli.common import Common, Targets, print_json, stdout
 from fairdeploy.errors import ExitCode
 from fairdeploy.evidence import words
-from fairdeploy.evidence.planner import PlanRow
+from fairdeploy.evidence.plans import PlanRow
 from fairdeploy.planning import Plan
 from fairdeploy.planning import plan as make_plan
 

@@ -1,107 +1,17 @@
-"""How many rows a gate needs, and the smallest margin that the rows at hand can prove: said before anything is made.
+"""How many rows a paired margin, a rate or a gap needs, and the smallest that given rows can prove: formulas.
 
-Assumptions are stated with every number: that the candidate is truly as good as its reference (so that it deserves to
-pass), how often predictions flip, and how alike the rows of one person are.
+`plans` applies them to a project's rules and data, `power` checks them by simulation.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fairdeploy.errors import ConfigError
-from fairdeploy.evidence import metrics
-from fairdeploy.evidence.cells import cells
-from fairdeploy.evidence.records import Group
-from fairdeploy.evidence.tally import Tally
-from fairdeploy.records import Record
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What a plan takes for granted.
-
-    Attributes
-    ----------
-    flip_rate : float
-        Share of rows whose prediction the step changes, half of them for the better.
-    rate : float
-        Expected value of accuracies and other rates that are gated by themselves, and of the rates in a gap.
-    icc : float
-        Correlation of the rows of one cluster; matters only where rows are clustered.
-    power : float
-        Wanted probability that *all* cells of a rule pass.
-    """
-
-    flip_rate: float = 0.02
-    rate: float = 0.9
-    icc: float = 0.1
-    power: float = 0.8
-
-    def __post_init__(self) -> None:
-        for name in ("flip_rate", "rate", "power"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: give a fraction between 0 and 1")
-        if not 0 <= self.icc <= 1:
-            raise ConfigError(f"icc is {self.icc}: give a correlation between 0 and 1")
-
-
-class PlannedRule(Protocol):
-    """What the planner needs to know of a gate's rule."""
-
-    @property
-    def name(self) -> str:
-        """Stable name."""
-        ...
-
-    @property
-    def metric(self) -> str:
-        """Name of the metric."""
-        ...
-
-    @property
-    def condition(self) -> str:
-        """``min``, ``max``, ``max_drop`` or ``max_increase``."""
-        ...
-
-    @property
-    def bound(self) -> float:
-        """Margin or bound."""
-        ...
-
-    @property
-    def confidence(self) -> float:
-        """One-sided confidence."""
-        ...
-
-
-class PlanRow(Record):
-    """What one rule needs in one cell; `rows_needed` is None when no number of rows would do.
-
-    `assumption` ends with the design effect, which is the cell's own.
-    """
-
-    rule: str
-    metric: str
-    group: Group
-    bound: float
-    rows_available: int
-    rows_needed: int | None
-    smallest_margin: float | None
-    enough: bool
-    design_effect: float
-    assumption: str
-
-    @property
-    def shared_assumption(self) -> str:
-        """The assumption without the design effect: the same for all cells of a rule."""
-        return self.assumption.removesuffix(_effect_words(self.design_effect))
 
 
 def rows_needed(
@@ -149,15 +59,24 @@ def _paired_rows(
 
 
 def smallest_margin(
-    n: int, flip_rate: float, *, alpha: float = 0.05, power: float = 0.8, groups: int = 1, design_effect: float = 1.0
+    n: int,
+    flip_rate: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    groups: int = 1,
+    design_effect: float = 1.0,
+    loss: float = 0.0,
 ) -> float | None:
     """Return the smallest paired margin that n rows per group can prove; None if no margin below 1 can be."""
 
     def enough(margin: float) -> bool:
-        needed = _paired_rows(margin, flip_rate, alpha=alpha, power=power, groups=groups)
+        if margin <= loss:
+            return False
+        needed = _paired_rows(margin, flip_rate, alpha=alpha, power=power, groups=groups, loss=loss)
         return needed * design_effect <= n
 
-    return _smallest(enough)
+    return smallest(enough)
 
 
 def rate_rows_needed(
@@ -175,151 +94,44 @@ def rate_rows_needed(
 
 
 def gap_rows_needed(
-    bound: float, rate: float, *, levels: int, rates: int = 1, alpha: float = 0.05, power: float = 0.8
-) -> int:
-    """Rows per level to prove a gap below a bound when the levels are truly equal (half-width of the range)."""
-    quantiles = _range_quantiles(levels, rates, round(1 - alpha, 12), round(power, 12))
-    return math.ceil(rate * (1 - rate) * (sum(quantiles) / bound) ** 2)
-
-
-def plan_rule(rule: PlannedRule, tally: Tally, *, assumptions: Assumptions = Assumptions()) -> tuple[PlanRow, ...]:  # noqa: B008
-    """Plan one rule for the groups of a tally; only its labels and groups are read.
+    bound: float, rate: float, *, levels: int, rates: int = 1, alpha: float = 0.05, power: float = 0.8, gap: float = 0.0
+) -> int | None:
+    """Rows per level to prove a gap below a bound (half-width of the range, plus the range that chance shows).
 
     Parameters
     ----------
-    rule : Rule
-    tally : Tally
-        Of the evaluate split, with the labels in place of predictions.
-    assumptions : Assumptions
-
-    Returns
-    -------
-    tuple of PlanRow
-        One per cell that the gate will judge; empty for latency, size and memory.
+    bound : float
+        Largest gap allowed.
+    rate : float
+        Expected rate, for its variance.
+    levels, rates : int
+        Levels of the attribute; rates in whose largest gap the metric lies.
+    gap : float
+        True gap to plan for, the other levels evenly between its ends. None comes back if it is not below the bound.
     """
-    if rule.metric in metrics.GAPS:
-        return tuple(_plan_gap(rule, tally, attribute, assumptions) for attribute in tally.schema.attributes)
-    if rule.metric == "worst_group_accuracy":
-        found = [cell for cell in _denominators(tally, metrics.accuracy) if cell[0]]
-    elif rule.metric in metrics.RATES:
-        found = _denominators(tally, metrics.RATES[rule.metric])
-    elif rule.metric in metrics.FLIPS:
-        found = _denominators(tally, metrics.accuracy)
-    else:
-        return ()
-    return tuple(_plan_cell(rule, group, rows, len(found), assumptions) for group, rows in found)
+    if gap >= bound:
+        return None
+    reach = _gap_reach(levels, rates, round(1 - alpha, 12), round(power, 12))
+    low, high = 0.0, 2 * reach(0.0) / (bound - gap)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reach(middle * gap) <= middle * bound else (middle, high)
+    return math.ceil(rate * (1 - rate) * high**2)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of a metric's denominator in one cell, and the size of the bucket that a row of it is in, on average."""
-
-    n: int
-    together: float
-
-    def effect(self, icc: float) -> float:
-        """Design effect ``1 + (m - 1) icc`` (Kish 1965), m being ``sum n_b^2 / sum n_b`` over the buckets."""
-        return round(1 + (self.together - 1) * icc, 2)
-
-
-def _rows(tally: Tally, n: NDArray[np.int64]) -> list[_Rows]:
-    """Sum a denominator [buckets, cells]; a bucket that several clusters share counts as one, which is cautious."""
-    rows, squares = n.sum(0), (n.astype(float) ** 2).sum(0)
-    together = np.divide(squares, rows, out=np.ones(len(rows)), where=(rows > 0) & tally.schema.clustered)
-    return [_Rows(int(one), float(m)) for one, m in zip(rows, together, strict=True)]
+def smallest_gap(
+    n: float, rate: float, *, levels: int, rates: int = 1, alpha: float = 0.05, power: float = 0.8, gap: float = 0.0
+) -> float | None:
+    """Return the smallest bound of a gap that n effective rows per level can prove; None if none below 1."""
+    if not n:
+        return None
+    errors = math.sqrt(rate * (1 - rate) / n)
+    bound = errors * _gap_reach(levels, rates, round(1 - alpha, 12), round(power, 12))(gap / errors)
+    return bound if bound < 1 else None
 
 
-def _denominators(tally: Tally, metric: metrics.RateMetric) -> list[tuple[Group, _Rows]]:
-    found: list[tuple[Group, _Rows]] = []
-    for part in cells(tally, contexts=False, intersections=False):
-        rows = _rows(tally, part.take(metric.counts(tally, part.axes).n))
-        found += zip(part.groups, rows, strict=True)
-    return found
-
-
-def _plan_cell(rule: PlannedRule, group: Group, rows: _Rows, groups: int, given: Assumptions) -> PlanRow:
-    alpha, n, effect = 1 - rule.confidence, rows.n, rows.effect(given.icc)
-    needed: int | None
-    if rule.condition in ("max_drop", "max_increase"):
-        needed = rows_needed(rule.bound, given.flip_rate, alpha=alpha, power=given.power, groups=groups)
-        margin = smallest_margin(
-            n, given.flip_rate, alpha=alpha, power=given.power, groups=groups, design_effect=effect
-        )
-        assumed = f"the step changes nothing on balance and flips {given.flip_rate:.1%} of the predictions"
-    else:
-        expected = given.flip_rate if rule.metric in metrics.FLIPS else given.rate
-        right = expected > rule.bound if rule.condition == "min" else expected < rule.bound
-        needed = (
-            rate_rows_needed(rule.bound, expected, alpha=alpha, power=given.power, groups=groups) if right else None
-        )
-        margin = _smallest(
-            lambda m: (
-                (
-                    rate_rows_needed(
-                        _beside(rule, expected, m), expected, alpha=alpha, power=given.power, groups=groups
-                    )
-                    or math.inf
-                )
-                * effect
-                <= n
-            )
-        )
-        assumed = f"the true rate is {expected:.1%}; the margin is the distance to it"
-    return _row(rule, group, rows, needed, margin, f"{assumed}; all {groups} cells pass", given)
-
-
-def _beside(rule: PlannedRule, expected: float, margin: float) -> float:
-    return min(max(expected + (-margin if rule.condition == "min" else margin), 1e-9), 1 - 1e-9)
-
-
-def _plan_gap(rule: PlannedRule, tally: Tally, attribute: str, given: Assumptions) -> PlanRow:
-    metric = metrics.GAPS[rule.metric]
-    levels = metrics.present_levels(tally, attribute)
-    rates = [rate if isinstance(rate, metrics.RateMetric) else metrics.accuracy for rate in metric.rates]
-    counts = [rate.counts(tally, (attribute,)).n[:, : len(levels)] for rate in rates]
-    each = [rows for n in counts for rows in _rows(tally, n)]
-    weakest = min(each, key=lambda rows: rows.n / rows.effect(given.icc))
-
-    def needed(bound: float) -> int:
-        return gap_rows_needed(
-            bound, given.rate, levels=len(levels), rates=len(metric.rates), alpha=1 - rule.confidence, power=given.power
-        )
-
-    assumed = f"all levels truly have a rate of {given.rate:.1%} (half-width of the range of {len(levels)} levels)"
-    margin = _smallest(lambda bound: needed(bound) * weakest.effect(given.icc) <= weakest.n)
-    return _row(rule, {attribute: metrics.ALL}, weakest, needed(rule.bound), margin, assumed, given)
-
-
-def _row(
-    rule: PlannedRule,
-    group: Group,
-    rows: _Rows,
-    needed: int | None,
-    margin: float | None,
-    assumed: str,
-    given: Assumptions,
-) -> PlanRow:
-    effect = rows.effect(given.icc)
-    in_all = None if needed is None else math.ceil(needed * effect)
-    return PlanRow(
-        rule=rule.name,
-        metric=rule.metric,
-        group=group,
-        bound=rule.bound,
-        rows_available=rows.n,
-        rows_needed=in_all,
-        smallest_margin=None if margin is None else round(margin, 9),
-        enough=in_all is not None and rows.n >= in_all,
-        design_effect=effect,
-        assumption=f"{assumed}; power {given.power:g}{_effect_words(effect)}",
-    )
-
-
-def _effect_words(effect: float) -> str:
-    return f"; design effect {effect:g}"
-
-
-def _smallest(enough: Callable[[float], bool]) -> float | None:
+def smallest(enough: Callable[[float], bool]) -> float | None:
+    """Return the smallest fraction that is enough, where all larger ones are, too; None if none is."""
     low, high = 0.0, 1 - 1e-9
     if not enough(high):
         return None
@@ -330,10 +142,16 @@ def _smallest(enough: Callable[[float], bool]) -> float | None:
 
 
 @lru_cache
-def _range_quantiles(levels: int, rates: int, *probabilities: float) -> Sequence[float]:
-    """Quantiles of the largest of `rates` ranges of `levels` standard normal numbers, by seeded simulation."""
+def _gap_reach(levels: int, rates: int, confidence: float, power: float) -> Callable[[float], float]:
+    """Return, by seeded simulation and in standard errors of a rate, which bound a true gap is shown to keep."""
     draws = np.random.Generator(np.random.PCG64(0)).standard_normal((20_000, rates, levels))
-    return tuple(float(one) for one in np.quantile(np.ptp(draws, axis=2).max(axis=1), probabilities))
+    half_width = float(np.quantile(np.ptp(draws, axis=2).max(axis=1), confidence))
+    between = np.linspace(0, 1, levels)
+
+    def reach(gap: float) -> float:
+        return half_width + float(np.quantile(np.ptp(draws + gap * between, axis=2).max(axis=1), power))
+
+    return reach
 
 
 def _z(probability: float) -> float:
