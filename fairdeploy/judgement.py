@@ -2,31 +2,31 @@
 
 ::
 
-    tables ─ roles, survey, coded ─▶ rows ─ count ─▶ tallies ─ judge ─▶ evidence ─ gate ─▶ verdict ─ save ─▶ bundle
+    tables ─ assign_roles, survey, coded ─▶ rows ─ count_rows ─▶ tallies ─ judge ─▶ evidence ─ gate ─▶ verdict
 """
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fairdeploy import __version__
 from fairdeploy.bundle import PredictionsRecord, seal
-from fairdeploy.data.predictions import CodedRows, Survey, coded, survey
-from fairdeploy.data.roles import Named, Roles, assign_roles
+from fairdeploy.counting import count_rows
+from fairdeploy.data.join import join_reference
+from fairdeploy.data.predictions import Survey, coded, survey
+from fairdeploy.data.roles import LONE, Named, Roles, assign_roles
 from fairdeploy.data.tables import Table, open_table
 from fairdeploy.errors import ConfigError, ExitCode
-from fairdeploy.evidence import Evidence, Schema, Tally
+from fairdeploy.evidence import Evidence, Schema
 from fairdeploy.evidence import judge as judge_tallies
 from fairdeploy.evidence.records import Reference
 from fairdeploy.gates import Gates, Verdict, gate, parse_gates, worst_exit
@@ -34,10 +34,8 @@ from fairdeploy.gates.files import GatesFile, read_gates
 from fairdeploy.margins import Margin, provable_margins
 from fairdeploy.model import Task
 from fairdeploy.records import digest, file_digest
-from fairdeploy.yamlfile import Document, nearest
+from fairdeploy.yamlfile import Document
 
-NAMED_REFERENCES: tuple[Reference, ...] = ("dense", "compact")
-LONE: Reference = "reference"
 NO_REFERENCE = "the labels"
 
 
@@ -127,6 +125,7 @@ def judge(
     score: str | None = None,
     threshold: float | None = None,
     reference: str | Mapping[str, str] | None = None,
+    reference_file: Any = None,
     contexts: Named = (),
     cluster: str | None = None,
     id: str | None = None,
@@ -152,6 +151,9 @@ def judge(
         Decide by the score: class 1 at or above it.
     reference : str or dict of {"dense", "compact"} to str, optional
         Column of predictions (or scores) that changes are measured against.
+    reference_file : path, data frame, mapping of columns, or list of them, optional
+        Where that column is (``prediction``, else ``score``, if it is not named), when it is not in `data`: rows are
+        joined by their ids, which must be the same.
     classes : sequence of str
         All classes in their order; read from the labels when left out.
     positive : str, optional
@@ -185,18 +187,17 @@ def judge(
     >>> found.verdict.status
     'pass'
     """
-    sources = data if isinstance(data, list | tuple) else [data]
-    if not sources:
-        raise ConfigError("give at least one table")
-    tables = [open_table(source) for source in sources]
+    tables = _open(data)
     roles = assign_roles(
-        tables, id=id, label=label, prediction=prediction, score=score, threshold=threshold, reference=reference,
-        groups=groups, contexts=contexts, cluster=cluster,
+        tables, id=id, label=label, prediction=prediction, score=score, threshold=threshold,
+        reference=reference if reference_file is None else {}, groups=groups, contexts=contexts, cluster=cluster,
     )  # fmt: skip
-    _refuse_other_references(roles)
+    others = [] if reference_file is None else _open(reference_file)
+    if others:
+        tables, roles = join_reference(tables, roles, others, reference)
     found = survey(tables, roles, classes=classes, positive=positive)
     held = _read_gates(gates, found, roles)
-    tallies, fingerprint = _count(coded(tables, roles, found), _schema(roles, found))
+    tallies, fingerprint = count_rows(coded(tables, roles, found), _schema(roles, found))
     predictions = PredictionsRecord(
         name=name, classes=found.classes, decision=roles.decision, references=_references(roles, found)
     )
@@ -212,14 +213,14 @@ def judge(
         tallies=tallies,
     )
     verdict = gate(evidence, held.gates, waivers=held.waivers, today=today or date.today())
-    return Judgement(verdict, evidence, held.gates, predictions, found.notes, _files(tables))
+    return Judgement(verdict, evidence, held.gates, predictions, found.notes, _files([*tables, *others]))
 
 
 def _read_gates(gates: Mapping[str, Any] | Path | str | None, found: Survey, roles: Roles) -> GatesFile:
     """Read the gates; ``against`` may be left out where there is one reference, and is the one that was given."""
     given = tuple(roles.references)
     task: Task = "binary-classification" if len(found.classes) == 2 else "multiclass-classification"
-    lone = LONE if given == (LONE,) else None
+    lone: Reference | None = LONE if given == (LONE,) else None
     if gates is None:
         return GatesFile(Gates(rules=()), (), None)
     if isinstance(gates, Mapping):
@@ -238,12 +239,11 @@ def _read_gates(gates: Mapping[str, Any] | Path | str | None, found: Survey, rol
     return held
 
 
-def _refuse_other_references(roles: Roles) -> None:
-    for name in roles.references:
-        if name not in (LONE, *NAMED_REFERENCES):
-            raise ConfigError(f"reference '{name}'{nearest(name, NAMED_REFERENCES)}: or give one column without a name")
-    if LONE in roles.references and len(roles.references) > 1:
-        raise ConfigError("several references need names: --reference dense=COLUMN --reference compact=COLUMN")
+def _open(data: Any) -> list[Table]:
+    sources = data if isinstance(data, list | tuple) else [data]
+    if not sources:
+        raise ConfigError("give at least one table")
+    return [open_table(source) for source in sources]
 
 
 def _schema(roles: Roles, found: Survey) -> Schema:
@@ -256,42 +256,6 @@ def _references(roles: Roles, found: Survey) -> dict[Reference, str]:
     scored = {name: f" >= {roles.threshold:g}" for name in found.scored}
     columns = {name: f"column '{column}'{scored.get(name, '')}" for name, column in roles.references.items()}
     return columns or {LONE: NO_REFERENCE}  # type: ignore[return-value]
-
-
-def _count(chunks: Iterable[CodedRows], schema: Schema) -> tuple[dict[Reference, Tally], str]:
-    """Count all rows, in memory that does not grow but for 8 bytes a row; also return the data's fingerprint.
-
-    Without a reference the labels stand for one, so that no change can pass for want of anything to compare with.
-    """
-    tallies: dict[Any, Tally] = {}
-    hashes: list[NDArray[np.uint64]] = []
-    for rows in chunks:
-        hashes.append(_row_hashes(rows))
-        references: Mapping[str, NDArray[np.int64]] = rows.references or {LONE: rows.labels}
-        counted = Tally.count_all(
-            schema,
-            ids=np.array(rows.ids),
-            labels=rows.labels,
-            attributes={column: np.array(values) for column, values in rows.attributes.items()},
-            contexts={column: np.array(values) for column, values in rows.contexts.items()},
-            clusters=None if rows.clusters is None else np.array(rows.clusters),
-            references=references,
-            deployed=rows.deployed,
-        )
-        tallies = {name: tallies[name] + tally if name in tallies else tally for name, tally in counted.items()}
-    ordered = np.concatenate(hashes)
-    ordered.sort()
-    return tallies, hashlib.sha256(ordered.astype("<u8").tobytes()).hexdigest()
-
-
-def _row_hashes(rows: CodedRows) -> NDArray[np.uint64]:
-    """Hash what is known of each row besides its predictions, so that the order of rows and shards is no matter."""
-    columns = [rows.ids, map(str, rows.labels.tolist())]
-    columns += [part[name] for part in (rows.attributes, rows.contexts) for name in sorted(part)]
-    columns += [] if rows.clusters is None else [rows.clusters]
-    joined = map("\x1f".join, zip(*columns, strict=True))
-    hashes = b"".join(hashlib.blake2b(row.encode(), digest_size=8).digest() for row in joined)
-    return np.frombuffer(hashes, "<u8")
 
 
 def _files(tables: Sequence[Table]) -> dict[str, str]:

@@ -212,7 +212,7 @@ def test_two_references_are_named() -> None:
     assert by_rule == {"true_positive_rate.max_drop.dense": "fail", "true_positive_rate.max_drop.compact": "pass"}
     assert "against" in refusal(rows, reference=references, gates=DROP)
     assert "sparse" in refusal(rows, reference={"sparse": "reference"})
-    assert "several references" in refusal(rows, reference={"dense": "reference", "reference": "other"})
+    assert "called 'reference'" in refusal(rows, reference={"dense": "reference", "reference": "other"})
 
 
 def test_against_a_named_reference_needs_one_of_that_name() -> None:
@@ -406,3 +406,39 @@ def test_what_is_counted_is_what_a_tally_counts() -> None:
         reference=rows["reference"], deployed=rows["prediction"],
     )  # fmt: skip
     assert found == expected
+
+
+def split_files(folder: Path, rows: Rows) -> tuple[Path, Path]:
+    """Write the reference's predictions into a file of their own, in another order."""
+    frame = pd.DataFrame(rows)
+    frame.drop(columns="reference").to_csv(folder / "new.csv", index=False)
+    old = frame[["id", "reference"]].rename(columns={"reference": "prediction"}).sample(frac=1, random_state=1)
+    old.to_csv(folder / "old.csv", index=False)
+    return folder / "new.csv", folder / "old.csv"
+
+
+def test_the_reference_of_a_file_of_its_own_is_joined_by_id(tmp_path: Path) -> None:
+    rows = make_rows(900, lost=0.1)
+    new, old = split_files(tmp_path, rows)
+    found, expected = judge(new, reference_file=old, gates=DROP), judge(rows, gates=DROP)
+    assert found.evidence.tallies == expected.evidence.tallies
+    assert found.predictions.references == {"reference": "column 'prediction of old.csv'"}
+    assert set(found.files) == {"new.csv", "old.csv"}
+    named = judge(new, reference_file=[old], reference={"dense": "prediction"})
+    assert named.evidence.tallies["dense"] == expected.evidence.tallies["reference"]
+
+
+def test_the_rows_of_both_files_must_be_the_same(tmp_path: Path) -> None:
+    new, old = split_files(tmp_path, make_rows(300))
+    frame = pd.read_csv(old)
+    frame[~frame.id.isin(["r1", "r2", "r3", "r4"])].to_csv(old, index=False)
+    message = refusal(new, reference_file=old)
+    assert "4 ids are missing there, first 'r1', 'r2', 'r3' ..." in message
+    pd.concat([frame, frame[:1].assign(id="x")]).to_csv(old, index=False)
+    assert refusal(new, reference_file=old).startswith(f"{old}: is not of the same rows: 1 ids stand only there")
+    pd.concat([frame, frame[frame.id == "r7"]]).to_csv(old, index=False)
+    assert f"{old}:302: column 'id': 'r7' stands twice" in refusal(new, reference_file=old)
+    assert "holds one reference" in refusal(new, reference_file=old, reference={"dense": "a", "compact": "b"})
+    assert "did you mean 'prediction'" in refusal(new, reference_file=old, reference="predicton")
+    frame.drop(columns="id").to_csv(old, index=False)
+    assert "no column 'id'" in refusal(new, reference_file=old)

@@ -38,6 +38,9 @@ def judge(
         tuple[str, ...],
         Parameter(negative="", help="Column that changes are measured against; or dense=COLUMN, compact=COLUMN."),
     ] = (),
+    reference_file: Annotated[
+        Path | None, Parameter(help="File with the reference's predictions; rows are joined by id.")
+    ] = None,
     contexts: Columns = (),
     cluster: Name = None,
     id: Name = None,
@@ -59,8 +62,8 @@ def judge(
         raise ConfigError("is there already: a bundle is never changed, so give a new folder", file=out)
     found = judge_predictions(
         list(files), groups=_columns(groups), label=label, prediction=prediction, score=score, threshold=threshold,
-        reference=_references(reference), contexts=_columns(contexts), cluster=cluster, id=id,
-        classes=classes.split(",") if classes else (), positive=positive, gates=gates, name=name, seed=seed,
+        reference=_references(reference), reference_file=reference_file, contexts=_columns(contexts), cluster=cluster,
+        id=id, classes=classes.split(",") if classes else (), positive=positive, gates=gates, name=name, seed=seed,
     )  # fmt: skip
     if out is not None:
         found.save(out)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fairdeploy.data.splits import UNKNOWN
 from fairdeploy.data.tables import Table
 from fairdeploy.errors import ConfigError, DataError
 
 SHOWN = 20
+LONE: Literal["reference"] = "reference"
+NAMES = ("dense", "compact")
 Named = Sequence[str] | Mapping[str, Sequence[str]]
 Levels = Mapping[str, tuple[str, ...]]
 
@@ -47,9 +50,7 @@ class Roles:
     def columns(self) -> list[tuple[str, str]]:
         """Every role that is filled, with its column."""
         found = [("id", self.id), ("label", self.label), ("prediction", self.prediction), ("score", self.score)]
-        found += [
-            ("reference" if name == "reference" else f"reference {name}", c) for name, c in self.references.items()
-        ]
+        found += [(LONE if name == LONE else f"reference {name}", c) for name, c in self.references.items()]
         found += [("group", column) for column in self.groups] + [("context", column) for column in self.contexts]
         return [(role, column) for role, column in (*found, ("cluster", self.cluster)) if column is not None]
 
@@ -101,7 +102,7 @@ def assign_roles(
         score = needed("score", score, "holds the probability of the positive class (or --prediction for a class)")
         prediction = None
     if reference is None:
-        reference = "reference" if "reference" in first else {}
+        reference = LONE if LONE in first else {}
     if not groups:
         raise ConfigError(f"name with --groups the columns of sensitive attributes; {_shown(first)}")
     found = Roles(
@@ -110,12 +111,13 @@ def assign_roles(
         prediction=None if by_score else filled("prediction", prediction),
         score=filled("score", score),
         threshold=0.5 if threshold is None else threshold,
-        references={"reference": reference} if isinstance(reference, str) else dict(reference),
+        references=references_named(reference),
         groups=_declared(groups),
         contexts=_declared(contexts),
         cluster=filled("cluster", cluster),
     )
-    _refuse_missing(found, tables)
+    for table in tables:
+        refuse_missing_columns(table, found.columns)
     _refuse_two_roles(found)
     return found
 
@@ -134,13 +136,31 @@ def _declared(given: Named) -> Levels:
     return by_column
 
 
-def _refuse_missing(found: Roles, tables: Sequence[Table]) -> None:
-    for table in tables:
-        for role, column in found.columns:
-            if column not in table.columns:
-                close = difflib.get_close_matches(column, table.columns, n=1)
-                guess = f"; did you mean '{close[0]}'?" if close else ""
-                raise DataError(f"no column '{column}' ({role}){guess} {_shown(table.columns)}", file=table.file)
+def references_named(given: str | Mapping[str, str]) -> Mapping[str, str]:
+    """Return the columns of references by name; one alone needs none and is called "reference".
+
+    Raises
+    ------
+    ConfigError
+        If there are several and one has another name than ``dense`` or ``compact``.
+    """
+    named = {LONE: given} if isinstance(given, str) else dict(given)
+    for name in named:
+        if name not in NAMES and (name != LONE or len(named) > 1):
+            raise ConfigError(
+                f"a reference cannot be called '{name}': name several, as in dense=COLUMN and compact=COLUMN, or "
+                "give one column without a name"
+            )
+    return named
+
+
+def refuse_missing_columns(table: Table, wanted: Collection[tuple[str, str]]) -> None:
+    """Raise DataError for the first of the wanted (role, column) that a table lacks."""
+    for role, column in wanted:
+        if column not in table.columns:
+            close = difflib.get_close_matches(column, table.columns, n=1)
+            guess = f"; did you mean '{close[0]}'?" if close else ""
+            raise DataError(f"no column '{column}' ({role}){guess} {_shown(table.columns)}", file=table.file)
 
 
 def _refuse_two_roles(found: Roles) -> None:
