@@ -103,7 +103,7 @@ def gap_rows_needed(
     bound : float
         Largest gap allowed.
     rate : float
-        Expected rate, for its variance.
+        Expected largest rate.
     levels, rates : int
         Levels of the attribute; rates in whose largest gap the metric lies.
     gap : float
@@ -116,7 +116,7 @@ def gap_rows_needed(
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (low, middle) if reach(middle * gap) <= middle * bound else (middle, high)
-    return math.ceil(rate * (1 - rate) * high**2)
+    return math.ceil(_largest_variance(rate - gap, rate) * high**2)
 
 
 def smallest_gap(
@@ -125,7 +125,7 @@ def smallest_gap(
     """Return the smallest bound of a gap that n effective rows per level can prove; None if none below 1."""
     if not n:
         return None
-    errors = math.sqrt(rate * (1 - rate) / n)
+    errors = math.sqrt(_largest_variance(rate - gap, rate) / n)
     bound = errors * _gap_reach(levels, rates, round(1 - alpha, 12), round(power, 12))(gap / errors)
     return bound if bound < 1 else None
 
@@ -139,6 +139,12 @@ def smallest(enough: Callable[[float], bool]) -> float | None:
         middle = (low + high) / 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def _largest_variance(least: float, most: float) -> float:
+    """Return the largest variance of a row whose rate lies between two values."""
+    rate = min(max(0.5, least), most)
+    return rate * (1 - rate)
 
 
 @lru_cache

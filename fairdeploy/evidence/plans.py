@@ -38,7 +38,7 @@ class Assumptions:
     flip_rate : float
         Share of rows whose prediction the step changes, half of them for the better.
     rate : float
-        Expected value of accuracies and other rates that are gated by themselves, and of the rates in a gap.
+        Expected value of accuracies and other rates that are gated by themselves, and of the largest rate in a gap.
     icc : float
         Correlation of the rows of one cluster; matters only where rows are clustered.
     power : float
@@ -148,9 +148,12 @@ def plan_rule(rule: PlannedRule, tally: Tally, *, assumptions: Assumptions = Ass
     Returns
     -------
     tuple of PlanRow
-        One per cell that the gate will judge; empty for latency, size and memory.
+        One per cell that the gate will judge; empty for latency, size and memory, and for what no formula covers
+        (ratios, and metrics that are no share of rows).
     """
     if rule.metric in metrics.GAPS:
+        if metrics.GAPS[rule.metric].ratio or not _rates_of(metrics.GAPS[rule.metric]):
+            return ()
         return tuple(_plan_gap(rule, tally, attribute, assumptions) for attribute in tally.schema.attributes)
     if rule.metric == "worst_group_accuracy":
         found = [cell for cell in _denominators(tally, metrics.accuracy) if cell[0]]
@@ -233,8 +236,7 @@ def _beside(rule: PlannedRule, expected: float, margin: float) -> float:
 def _plan_gap(rule: PlannedRule, tally: Tally, attribute: str, given: Assumptions) -> PlanRow:
     metric = metrics.GAPS[rule.metric]
     levels = metrics.present_levels(tally, attribute)
-    rates = [rate if isinstance(rate, metrics.RateMetric) else metrics.accuracy for rate in metric.rates]
-    counts = [rate.counts(tally, (attribute,)).n[:, : len(levels)] for rate in rates]
+    counts = [rate.counts(tally, (attribute,)).n[:, : len(levels)] for rate in _rates_of(metric)]
     each = [rows for n in counts for rows in _rows(tally, n)]
     weakest = min(each, key=lambda rows: rows.n / rows.effect(given.icc))
 
@@ -250,6 +252,12 @@ def _plan_gap(rule: PlannedRule, tally: Tally, attribute: str, given: Assumption
     truth = f"truly have a rate of {given.rate:.1%}" if not given.gap else f"truly lie within {given.gap:.1%}"
     assumed = f"all levels {truth} (half-width of the range of {len(levels)} levels)"
     return _row(rule, {attribute: metrics.ALL}, weakest, needed, margin, given.power, assumed, given)
+
+
+def _rates_of(metric: metrics.GapMetric) -> list[metrics.RateMetric]:
+    """Return a gap's rates that are shares of rows; none if one of them is no such share."""
+    rates = [rate for rate in metric.rates if isinstance(rate, metrics.RateMetric)]
+    return rates if len(rates) == len(metric.rates) else []
 
 
 def _row(

@@ -130,3 +130,9 @@ def test_an_expected_loss_or_gap_is_planned_for(tally_of):
     (unequal,) = plan_rule(gap, tally, assumptions=Assumptions(gap=0.02))
     assert unequal.rows_needed == gap_rows_needed(0.05, 0.9, levels=2, gap=0.02)
     assert plan_rule(gap, tally, assumptions=Assumptions(gap=0.05))[0].rows_needed is None
+
+
+def test_what_no_formula_covers_is_not_planned(tally_of):
+    tally = tally_of(LABELS)
+    assert plan_rule(Rule(metric="demographic_parity_ratio", condition="min", bound=0.8), tally) == ()
+    assert plan_rule(Rule(metric="predictive_parity_difference", condition="max", bound=0.1), tally) == ()
