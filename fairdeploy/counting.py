@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,40 +13,68 @@ from numpy.typing import NDArray
 from fairdeploy.data.predictions import CodedRows
 from fairdeploy.data.roles import LONE
 from fairdeploy.evidence import Schema, Tally
+from fairdeploy.evidence.encoding import GOLDEN, hash_text
 from fairdeploy.evidence.records import Reference
+from fairdeploy.evidence.scores import Scores
 
 
-def count_rows(chunks: Iterable[CodedRows], schema: Schema) -> tuple[dict[Reference, Tally], str]:
-    """Count all rows, in memory that does not grow but for 8 bytes a row; also return the data's fingerprint.
+@dataclass(frozen=True)
+class Counted:
+    """All rows, counted.
 
-    Without a reference the labels stand for one, so that no change can pass for want of anything to compare with.
+    Attributes
+    ----------
+    tallies : dict of reference to Tally
+        Without a reference the labels stand for one, so that no change can pass for want of anything to compare with.
+    scores : dict of {"deployed"} or reference to Scores
+    fingerprint : str
+        SHA-256 over the sorted 64-bit hashes of the rows without their predictions: the same rows in any order give the
+        same. It tells data sets apart; it is no proof against forgery.
     """
+
+    tallies: dict[Reference, Tally]
+    scores: dict[str, Scores]
+    fingerprint: str
+
+
+def count_rows(chunks: Iterable[CodedRows], schema: Schema) -> Counted:
+    """Count all rows, one chunk after the other."""
     tallies: dict[Any, Tally] = {}
+    scores: dict[str, Scores] = {}
     hashes: list[NDArray[np.uint64]] = []
     for rows in chunks:
-        hashes.append(_row_hashes(rows))
+        ids, clusters = np.array(rows.ids), None if rows.clusters is None else np.array(rows.clusters)
+        attributes, contexts = _arrays(rows.attributes), _arrays(rows.contexts)
+        more = [*attributes.values(), *contexts.values(), *([] if clusters is None else [clusters])]
+        hashes.append(_row_hashes([ids, rows.labels, *more]))
         references: Mapping[str, NDArray[np.int64]] = rows.references or {LONE: rows.labels}
         counted = Tally.count_all(
             schema,
-            ids=np.array(rows.ids),
+            ids=ids,
             labels=rows.labels,
-            attributes={column: np.array(values) for column, values in rows.attributes.items()},
-            contexts={column: np.array(values) for column, values in rows.contexts.items()},
-            clusters=None if rows.clusters is None else np.array(rows.clusters),
+            attributes=attributes,
+            contexts=contexts,
+            clusters=clusters,
             references=references,
             deployed=rows.deployed,
         )
-        tallies = {name: tallies[name] + tally if name in tallies else tally for name, tally in counted.items()}
+        tallies = {name: tallies[name] + one if name in tallies else one for name, one in counted.items()}
+        for name, values in rows.scores.items():
+            one = Scores.count(
+                schema, ids=ids, labels=rows.labels, attributes=attributes, clusters=clusters, scores=values
+            )
+            scores[name] = scores[name] + one if name in scores else one
     ordered = np.concatenate(hashes)
     ordered.sort()
-    return tallies, hashlib.sha256(ordered.astype("<u8").tobytes()).hexdigest()
+    return Counted(tallies, scores, hashlib.sha256(ordered.astype("<u8").tobytes()).hexdigest())
 
 
-def _row_hashes(rows: CodedRows) -> NDArray[np.uint64]:
-    """Hash what is known of each row besides its predictions, so that the order of rows and shards is no matter."""
-    columns = [rows.ids, map(str, rows.labels.tolist())]
-    columns += [part[name] for part in (rows.attributes, rows.contexts) for name in sorted(part)]
-    columns += [] if rows.clusters is None else [rows.clusters]
-    joined = map("\x1f".join, zip(*columns, strict=True))
-    hashes = b"".join(hashlib.blake2b(row.encode(), digest_size=8).digest() for row in joined)
-    return np.frombuffer(hashes, "<u8")
+def _arrays(columns: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.str_]]:
+    return {name: np.array(columns[name]) for name in sorted(columns)}
+
+
+def _row_hashes(columns: Sequence[NDArray[Any]]) -> NDArray[np.uint64]:
+    hashes = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        hashes = hashes * np.uint64(GOLDEN) + hash_text(column)
+    return hashes

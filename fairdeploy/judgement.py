@@ -101,7 +101,10 @@ class Judgement:
                     "gates.json": self.gates,
                     "predictions.json": self.predictions,
                 },
-                {f"tally-{name}.json": tally.to_json() for name, tally in self.evidence.tallies.items()},
+                {
+                    **{f"tally-{name}.json": one.to_json() for name, one in self.evidence.tallies.items()},
+                    **{f"scores-{name}.json": one.to_json() for name, one in self.evidence.scores.items()},
+                },
                 None,
                 target=self.predictions.name,
                 build_id=digest([self.evidence.record.digest, self.gates.digest])[:12],
@@ -197,7 +200,7 @@ def judge(
         tables, roles = join_reference(tables, roles, others, reference)
     found = survey(tables, roles, classes=classes, positive=positive)
     held = _read_gates(gates, found, roles)
-    tallies, fingerprint = count_rows(coded(tables, roles, found), _schema(roles, found))
+    counted = count_rows(coded(tables, roles, found), _schema(roles, found))
     predictions = PredictionsRecord(
         name=name, classes=found.classes, decision=roles.decision, references=_references(roles, found)
     )
@@ -206,11 +209,12 @@ def judge(
         level=None,
         level_reason="The predictions were made elsewhere",
         spec_digest=predictions.digest,
-        data_fingerprint=fingerprint,
+        data_fingerprint=counted.fingerprint,
         reference_digests={},
         requested_precision="not known",
         seed=seed,
-        tallies=tallies,
+        tallies=counted.tallies,
+        scores=counted.scores,
     )
     verdict = gate(evidence, held.gates, waivers=held.waivers, today=today or date.today())
     return Judgement(verdict, evidence, held.gates, predictions, found.notes, _files([*tables, *others]))

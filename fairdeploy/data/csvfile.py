@@ -14,7 +14,6 @@ from fairdeploy.errors import DataError
 
 DELIMITERS = ",;\t|"
 CHUNK_CELLS = 2**21
-Lines = Iterator[list[str]]
 
 
 def csv_table(file: Path) -> Table:
@@ -35,8 +34,11 @@ def csv_table(file: Path) -> Table:
         positions = {name: header.index(name) for name in columns}
         at_once = max(1, min(CHUNK_ROWS, CHUNK_CELLS // len(header)))
         start = 0
-        with _rows(file, delimiter) as rows:
-            while chunk := list(islice(rows, at_once)):
+        with _lines(file, delimiter) as lines:
+            next(lines)
+            while chunk := list(islice(lines, at_once)):
+                if [] in chunk:  # empty lines are passed over
+                    chunk = [row for row in chunk if row]
                 _refuse_shape(table, chunk, header, start)
                 start += len(chunk)
                 yield {name: list(map(itemgetter(at), chunk)) for name, at in positions.items()}
@@ -81,14 +83,6 @@ def _sniff(file: Path) -> tuple[str, list[str]]:
     return best, headers[best]
 
 
-@contextmanager
-def _rows(file: Path, delimiter: str) -> Iterator[Lines]:
-    """Yield the rows below the header; empty lines are passed over."""
-    with _lines(file, delimiter) as reader:
-        next(reader)
-        yield (row for row in reader if row)
-
-
 def _line_of(file: Path, delimiter: str, row: int) -> int:
     with _lines(file, delimiter) as reader:
         next(reader)
@@ -102,7 +96,7 @@ def _line_of(file: Path, delimiter: str, row: int) -> int:
 
 
 def _refuse_shape(table: Table, chunk: list[list[str]], header: list[str], start: int) -> None:
-    if set(map(len, chunk)) != {len(header)}:
+    if not set(map(len, chunk)) <= {len(header)}:
         at, cells = next((at, len(row)) for at, row in enumerate(chunk) if len(row) != len(header))
         raise table.error(
             f"{cells} cells, but the header has {len(header)}: quote a cell that holds the delimiter", start + at

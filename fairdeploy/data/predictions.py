@@ -112,6 +112,8 @@ def survey(
         f"levels of {name} read from the data: {', '.join(levels[name])}" for name in levels if not declared[name]
     ]
     notes += [f"'{roles.references[name]}' holds scores: class 1 from {roles.threshold:g} on" for name in scored]
+    if roles.score and len(settled.names) > 2:
+        notes.append(f"'{roles.score}' is not used: with more than two classes one score a row says too little")
     return Survey(
         classes=settled.names,
         class_of={text: index for one in by_class for text, index in settled.indices(one).items()},
@@ -131,7 +133,7 @@ def coded(tables: Sequence[Table], roles: Roles, found: Survey) -> Iterator[Code
     DataError
         For clusters that are missing, and scores that are no numbers from 0 to 1.
     """
-    scored = {} if roles.score is None else {"deployed": roles.score}
+    scored = {"deployed": roles.score} if roles.score and len(found.classes) == 2 else {}
     scored |= {name: roles.references[name] for name in found.scored}
     by_class = {"label": roles.label}
     by_class |= {name: column for name, column in roles.references.items() if name not in found.scored}
@@ -140,7 +142,7 @@ def coded(tables: Sequence[Table], roles: Roles, found: Survey) -> Iterator[Code
         scores = {name: part.scores(column) for name, column in scored.items()}
         decided = {name: (values >= roles.threshold).astype(np.int64) for name, values in scores.items()}
         for name, column in by_class.items():
-            decided[name] = np.array([found.class_of[text] for text in part.levels(column)], np.int64)
+            decided[name] = np.array([*map(found.class_of.__getitem__, part.levels(column))], np.int64)
         yield CodedRows(
             ids=part.texts(roles.id),
             labels=decided["label"],

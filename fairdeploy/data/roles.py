@@ -144,7 +144,7 @@ def references_named(given: str | Mapping[str, str]) -> Mapping[str, str]:
     ConfigError
         If there are several and one has another name than ``dense`` or ``compact``.
     """
-    named = {LONE: given} if isinstance(given, str) else dict(given)
+    named: dict[str, str] = {LONE: given} if isinstance(given, str) else dict(given)
     for name in named:
         if name not in NAMES and (name != LONE or len(named) > 1):
             raise ConfigError(

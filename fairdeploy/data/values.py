@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fairdeploy.data.tables import Chunk, Table, Values
 from fairdeploy.errors import DataError
 
+NAN = frozenset(("nan", "NaN"))
 MOST_DIFFERENT = 1_000
 MOST_CHARACTERS = 512
 DECIMAL_COMMA = re.compile(r"\s*\d+,\d+\s*")
@@ -42,7 +43,7 @@ class Part:
         values = self.chunk[column]
         kinds = set(map(type, values))
         if kinds <= {str}:
-            texts = [value.strip() for value in values]
+            texts = list(map(str.strip, values))
         elif kinds <= {int}:
             texts = list(map(str, values))
         else:
@@ -53,17 +54,18 @@ class Part:
                     kind = type(value).__name__
                     raise self.error(at, f"column '{column}' holds a {kind}: turn it into text or numbers")
                 texts.append(text)
-        longest = max(texts, key=len, default="")
-        if len(longest) > MOST_CHARACTERS:
+        longest = max(map(len, texts), default=0)
+        if longest > MOST_CHARACTERS:
             raise self.error(
-                texts.index(longest),
-                f"column '{column}': {len(longest)} characters; an id or a level has at most {MOST_CHARACTERS}",
+                [*map(len, texts)].index(longest),
+                f"column '{column}': {longest} characters; an id or a level has at most {MOST_CHARACTERS}",
             )
         return texts
 
     def levels(self, column: str) -> list[str]:
         """Return a column's values as text; what numpy and pandas write for a missing value is an empty one, too."""
-        return ["" if text in ("nan", "NaN") else text for text in self.texts(column)]
+        texts = self.texts(column)
+        return texts if NAN.isdisjoint(texts) else ["" if text in NAN else text for text in texts]
 
     def complete(self, column: str, texts: list[str]) -> list[str]:
         """Return the texts of a column, none of which may be empty.
