@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.errors import ConfigError
-from fairdeploy.evidence.tally import UNKNOWN, Schema, Tally
+from fairdeploy.evidence.tally import BUCKETS, UNKNOWN, Schema, Tally
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,25 @@ def over(tally: Tally, who: tuple[str, ...], where: tuple[str, ...]) -> Cells:
     groups = tuple(dict(zip(who, combinations[at], strict=False)) for at in keep)
     contexts = tuple(dict(zip(where, combinations[at][len(who) :], strict=True)) for at in keep)
     return Cells(axes, np.array(keep, dtype=np.intp), groups, contexts)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Which (label, reference, deployed) occur, each an array [k], and their rows [buckets, cells, k]."""
+
+    label: NDArray[np.int64]
+    reference: NDArray[np.int64]
+    deployed: NDArray[np.int64]
+    counts: NDArray[np.float64]
+
+
+def outcomes(tally: Tally, part: Cells) -> Outcomes:
+    """Count what occurs in each cell of a part: all that a metric of counts needs."""
+    at, size = tally.coordinates, len(tally.schema.classes)
+    seen, place = np.unique((at["label"] * size + at["reference"]) * size + at["deployed"], return_inverse=True)
+    levels = tuple(len(tally.schema.levels(axis)) for axis in part.axes)
+    shape = (BUCKETS, *levels, len(seen))
+    flat = np.ravel_multi_index((*(at[axis] for axis in ("bucket", *part.axes)), place), shape)
+    counts = np.bincount(flat, weights=tally.counts.astype(float), minlength=math.prod(shape)).astype(float)
+    label, reference, deployed = np.array(np.unravel_index(seen, (size,) * 3), dtype=np.int64).reshape(3, -1)
+    return Outcomes(label, reference, deployed, counts.reshape(BUCKETS, math.prod(levels), len(seen))[:, part.keep])

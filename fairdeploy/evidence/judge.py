@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -11,26 +11,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fairdeploy.errors import BackendError, DataError
-from fairdeploy.evidence import metrics
-from fairdeploy.evidence.cells import Cells, cells
-from fairdeploy.evidence.clusters import effective_change, effective_rate
-from fairdeploy.evidence.gaps import gap_estimate
 from fairdeploy.evidence.percentiles import PERCENTILE_METHOD, percentile, percentile_bounds
 from fairdeploy.evidence.records import (
-    Change,
     EvidenceRecord,
-    Gap,
-    Interval,
     Latency,
     Level,
-    Rate,
     Reference,
     Stage,
     StageName,
 )
+from fairdeploy.evidence.scores import BUCKETS as SCORE_BUCKETS
+from fairdeploy.evidence.scores import Scores
+from fairdeploy.evidence.shifts import reversal_records, shift_records
+from fairdeploy.evidence.shown import CONFIDENCE, change_records, flip_records, gap_records, interval, rate_records
 from fairdeploy.evidence.tally import Tally
 
-CONFIDENCE = 0.95
 PERCENTILES = (50, 90, 99)
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
@@ -44,10 +39,12 @@ class Evidence:
     record : EvidenceRecord
     tallies : mapping of reference to Tally
         Deployed predictions paired with each reference's; empty when the artifact could not be run.
+    scores : mapping of {"deployed", "dense", "compact", "reference"} to Scores
     """
 
     record: EvidenceRecord
     tallies: Mapping[Reference, Tally]
+    scores: Mapping[str, Scores] = field(default_factory=dict)
 
 
 def judge(
@@ -66,6 +63,7 @@ def judge(
     size_bytes: int | None = None,
     peak_memory_mb: float | None = None,
     tallies: Mapping[Reference, Tally] = NOTHING,
+    scores: Mapping[str, Scores] = NOTHING,
     stages: Mapping[StageName, Tally] = NOTHING,
     latencies_ms: ArrayLike | None = None,
     reference_latencies_ms: Mapping[str, ArrayLike] = NOTHING,
@@ -84,6 +82,8 @@ def judge(
         None for predictions that were made elsewhere.
     tallies : mapping of {"dense", "compact"} to Tally
         The artifact's predictions, paired with each reference's; the same rows in each.
+    scores : mapping of {"deployed", "dense", "compact", "reference"} to Scores
+        Scores of the artifact and of the references, of the rows of the tallies.
     stages : mapping of stage name to Tally
         Predictions of each stage, paired with the dense network's.
     latencies_ms, reference_latencies_ms : array [runs], and by reference
@@ -98,20 +98,21 @@ def judge(
     Raises
     ------
     DataError
-        If the tallies are of different rows, groups or artifacts, or `identical_to` names a reference without tally.
+        If the tallies or scores are of different rows, groups or artifacts, or `identical_to` names a reference without
+        tally.
     BackendError
         If a latency is not a positive finite number.
     """
     _check_same_artifact(tallies)
-    for name in identical_to:
-        if name not in tallies:
-            raise DataError(
-                f"identical_to names the {name} network, but there is no tally against it (there is: "
-                f"{', '.join(tallies) or 'none'}): count one, or leave the name out"
-            )
-        if flips := _flips(tallies[name]):
-            raise DataError(f"the artifact is the {name} network's file, but {flips} of its predictions differ")
+    _check_identical(tallies, identical_to)
+    _check_scores(tallies, scores)
     main = next(iter(tallies.values()), None)
+    clustered = {name: changes_cluster(tally, name, identical_to) for name, tally in tallies.items()}
+    changes = tuple(
+        one for name, tally in tallies.items() for one in change_records(tally, name, clustered=clustered[name])
+    )
+    rates = () if main is None else rate_records(main, scores.get("deployed"), seed=seed)
+    flips = (one for name, tally in tallies.items() for one in flip_records(tally, name))
     record = EvidenceRecord(
         target=target,
         level=level,
@@ -123,6 +124,7 @@ def judge(
         data_fingerprint=data_fingerprint,
         reference_digests=dict(reference_digests),
         tally_digests={name: tally.digest for name, tally in tallies.items()},
+        score_digests={name: one.digest for name, one in scores.items()},
         identical_to=identical_to,
         failure=failure,
         runtime=dict(runtime),
@@ -130,28 +132,24 @@ def judge(
         realised_precision=dict(realised_precision),
         size_bytes=size_bytes,
         peak_memory_mb=peak_memory_mb,
-        rates=() if main is None else _rates(main, everything=True),
-        changes=tuple(
-            one
-            for name, tally in tallies.items()
-            for one in _changes(tally, name, everything=True, clustered=changes_cluster(tally, name, identical_to))
-        ),
-        gaps=() if main is None else _gaps(main, seed),
+        rates=(*rates, *flips),
+        changes=changes,
+        gaps=() if main is None else gap_records(main, seed),
+        shifts=tuple(one for name, tally in tallies.items() for one in shift_records(tally, name, scores, seed=seed)),
+        reversals=reversal_records(changes),
         latency=None if latencies_ms is None else _latency(latencies_ms, threads, percentiles),
         reference_latency={
             name: _latency(samples, threads, percentiles) for name, samples in reference_latencies_ms.items()
         },
-        stages=tuple(
-            Stage(
-                stage=name,
-                rates=_rates(tally, everything=False),
-                changes=_changes(tally, "dense", everything=False, clustered=tally.schema.clustered),
-            )
-            for name, tally in stages.items()
-        ),
+        stages=tuple(_stage(name, tally) for name, tally in stages.items()),
         seed=seed,
     )
-    return Evidence(record, dict(tallies))
+    return Evidence(record, dict(tallies), dict(scores))
+
+
+def _stage(name: StageName, tally: Tally) -> Stage:
+    changes = change_records(tally, "dense", everything=False, clustered=tally.schema.clustered)
+    return Stage(stage=name, rates=rate_records(tally, everything=False), changes=changes)
 
 
 def changes_cluster(tally: Tally, reference: Reference, identical_to: Sequence[Reference]) -> bool:
@@ -168,116 +166,50 @@ def _flips(tally: Tally) -> int:
     return int(tally.counts[at["reference"] != at["deployed"]].sum())
 
 
+def _check_identical(tallies: Mapping[Reference, Tally], identical_to: Sequence[Reference]) -> None:
+    for name in identical_to:
+        if name not in tallies:
+            raise DataError(
+                f"identical_to names the {name} network, but there is no tally against it (there is: "
+                f"{', '.join(tallies) or 'none'}): count one, or leave the name out"
+            )
+        if flips := _flips(tallies[name]):
+            raise DataError(f"the artifact is the {name} network's file, but {flips} of its predictions differ")
+
+
 def _check_same_artifact(tallies: Mapping[Reference, Tally]) -> None:
     """Refuse tallies whose rows or deployed predictions differ: they cannot be of one artifact."""
-    seen: tuple[str, NDArray[np.int64]] | None = None
+    first = next(iter(tallies), None)
     for name, tally in tallies.items():
-        axes = (*tally.schema.attributes, *tally.schema.contexts)
-        at = tally.coordinates
-        outcome = at["label"] * len(tally.schema.classes) + at["deployed"]
-        kept = np.stack([at["bucket"], *(at[axis] for axis in axes), outcome, tally.counts])
-        order = np.lexsort(kept[:-1])
-        starts = np.flatnonzero(np.any(np.diff(kept[:-1, order], prepend=-1), axis=0))
-        marginal = np.vstack([kept[:-1, order][:, starts], np.add.reduceat(kept[-1, order], starts)[None]])
-        if seen is not None and (
-            tally.schema != tallies[seen[0]].schema or not np.array_equal(marginal, seen[1])  # type: ignore[index]
-        ):
-            raise DataError(f"the tallies against {seen[0]} and {name} are not of the same rows and predictions")
-        seen = (name, marginal)
+        assert first is not None
+        if tally.schema != tallies[first].schema or not np.array_equal(_rows_of(tally), _rows_of(tallies[first])):
+            raise DataError(f"the tallies against {first} and {name} are not of the same rows and predictions")
 
 
-def _usable(tally: Tally) -> list[metrics.RateMetric]:
-    binary = len(tally.schema.classes) == 2
-    return [metric for metric in metrics.RATES.values() if binary or not metric.binary]
+def _rows_of(tally: Tally) -> NDArray[np.int64]:
+    """Return (cell without the reference's prediction, rows) [2, k]: what all references share."""
+    size = len(tally.schema.classes)
+    cells = tally.cells // size**2 * size + tally.cells % size
+    kept, place = np.unique(cells, return_inverse=True)
+    return np.stack([kept, np.bincount(place, weights=tally.counts, minlength=len(kept)).astype(np.int64)])
 
 
-def _rates(tally: Tally, *, everything: bool) -> tuple[Rate, ...]:
-    found: list[Rate] = []
-    for part in cells(tally, contexts=everything, intersections=everything):
-        for metric in _usable(tally):
-            counts = metric.counts(tally, part.axes)
-            found += _rate_records(metric.name, part, counts, clustered=tally.schema.clustered)
-    return tuple(found)
+def _check_scores(tallies: Mapping[Reference, Tally], scores: Mapping[str, Scores]) -> None:
+    """Refuse scores that are not of the rows of the tallies, or of a reference without tally."""
+    tally = next(iter(tallies.values()), None)
+    for name, one in scores.items():
+        if tally is None or (name != "deployed" and name not in tallies):
+            raise DataError(f"there are scores of '{name}', but no tally to go with them: count one, or leave them out")
+        axes = tuple(tally.schema.attributes)
+        same = tally.schema.attributes == one.schema.attributes and tally.schema.classes == one.schema.classes
+        if not same or not np.array_equal(_by_group(tally, axes), one.sums(axes)):
+            raise DataError(f"the scores of '{name}' are not of the rows of the tally")
 
 
-def _rate_records(metric: str, part: Cells, counts: metrics.PairedCounts, *, clustered: bool) -> list[Rate]:
-    summary = effective_rate(part.take(counts.deployed), part.take(counts.n), clustered=clustered)
-    lower, upper = summary.wilson(CONFIDENCE)
-    records = []
-    for at, (group, context) in enumerate(zip(part.groups, part.contexts, strict=True)):
-        n = int(summary.n[at])
-        records.append(
-            Rate(
-                metric=metric,
-                group=group,
-                context=context,
-                n=n,
-                clusters=None if summary.buckets is None else int(summary.buckets[at]),
-                value=int(summary.successes[at]) / n if n else None,
-                interval=_interval(lower[at], upper[at], "Wilson" + summary.notes[at]) if n else None,
-            )
-        )
-    return records
-
-
-def _changes(tally: Tally, against: Reference, *, everything: bool, clustered: bool) -> tuple[Change, ...]:
-    found: list[Change] = []
-    for part in cells(tally, contexts=everything, intersections=everything):
-        for metric in _usable(tally):
-            counts = metric.counts(tally, part.axes).map(part.take)
-            found += _change_records(metric.name, against, part, counts, clustered=clustered)
-    return tuple(found)
-
-
-def _change_records(
-    metric: str, against: Reference, part: Cells, counts: metrics.PairedCounts, *, clustered: bool
-) -> list[Change]:
-    summary = effective_change(counts, clustered=clustered)
-    loss_lower, loss_upper = summary.tango(CONFIDENCE)
-    reference, deployed = counts.reference.sum(0), counts.deployed.sum(0)
-    records = []
-    for at, (group, context) in enumerate(zip(part.groups, part.contexts, strict=True)):
-        n = int(summary.n[at])
-        records.append(
-            Change(
-                metric=metric,
-                against=against,
-                group=group,
-                context=context,
-                n=n,
-                clusters=None if summary.buckets is None else int(summary.buckets[at]),
-                lost=int(summary.lost[at]),
-                gained=int(summary.gained[at]),
-                reference=int(reference[at]) / n if n else None,
-                deployed=int(deployed[at]) / n if n else None,
-                change=int(summary.gained[at] - summary.lost[at]) / n if n else None,
-                design_effect=round(float(summary.effect[at]), 9),
-                interval=_interval(-loss_upper[at], -loss_lower[at], "Tango" + summary.notes[at]) if n else None,
-            )
-        )
-    return records
-
-
-def _gaps(tally: Tally, seed: int) -> tuple[Gap, ...]:
-    binary = len(tally.schema.classes) == 2
-    wanted = tuple(metrics.GAPS.values()) if binary else (metrics.accuracy_difference,)
-    found = []
-    for attribute in tally.schema.attributes:
-        for metric in wanted:
-            estimate = gap_estimate(tally, metric, attribute, seed=seed)
-            known = estimate.value is not None
-            found.append(
-                Gap(
-                    metric=metric.name,
-                    attribute=attribute,
-                    value=estimate.value,
-                    interval=_interval(*estimate.interval(CONFIDENCE), estimate.method) if known else None,
-                    highest=estimate.highest,
-                    lowest=estimate.lowest,
-                    undefined=estimate.undefined,
-                )
-            )
-    return tuple(found)
+def _by_group(tally: Tally, axes: Sequence[str]) -> NDArray[np.int64]:
+    rows = tally.sums(axes)
+    found: NDArray[np.int64] = rows.reshape(SCORE_BUCKETS, -1, *rows.shape[1:]).sum(1)
+    return found
 
 
 def _latency(samples_ms: ArrayLike, threads: int, percentiles: Sequence[int]) -> Latency:
@@ -288,7 +220,7 @@ def _latency(samples_ms: ArrayLike, threads: int, percentiles: Sequence[int]) ->
     for percent in percentiles:
         lower, upper = percentile_bounds(samples, percent, (1 + CONFIDENCE) / 2)
         if lower is not None and upper is not None:
-            intervals[f"p{percent}"] = _interval(lower, upper, PERCENTILE_METHOD)
+            intervals[f"p{percent}"] = interval(lower, upper, PERCENTILE_METHOD)
     return Latency(
         runs=len(samples),
         threads=threads,
@@ -296,10 +228,4 @@ def _latency(samples_ms: ArrayLike, threads: int, percentiles: Sequence[int]) ->
         percentiles={f"p{percent}": percentile(samples, percent) for percent in percentiles},
         intervals=intervals,
         samples_ms=tuple(samples.tolist()),
-    )
-
-
-def _interval(lower: float, upper: float, method: str) -> Interval:
-    return Interval(
-        lower=round(float(lower), 9) + 0.0, upper=round(float(upper), 9) + 0.0, confidence=CONFIDENCE, method=method
     )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.errors import ConfigError
-from fairdeploy.evidence.cells import cell
+from fairdeploy.evidence.cells import Outcomes, cell
 from fairdeploy.evidence.statistics import Statistic, balanced_accuracy, positive_predictive_value
 from fairdeploy.evidence.tally import UNKNOWN, Tally
 
@@ -38,9 +38,14 @@ class PairedCounts:
     lost: Ints
     gained: Ints
 
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the names of the arrays."""
+        return tuple(cls.__dataclass_fields__)
+
     def map(self, change: Callable[[Ints], Ints]) -> PairedCounts:
         """Apply a function to each of the arrays."""
-        return PairedCounts(*(change(getattr(self, name)) for name in self.__dataclass_fields__))
+        return PairedCounts(*(change(getattr(self, name)) for name in self.names()))
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,20 @@ class RateMetric:
                 f"{self.name} needs two classes, not {len(tally.schema.classes)}: with many classes use accuracy"
             )
         at = tally.coordinates
-        admitted = self.denominator(at["label"])
-        reference = self.indicator(at["label"], at["reference"]) & admitted
-        deployed = self.indicator(at["label"], at["deployed"]) & admitted
-        columns = (admitted, reference, deployed, reference & ~deployed, deployed & ~reference)
+        columns = self._columns(at["label"], at["reference"], at["deployed"])
         return PairedCounts(*(tally.sums(axes, column) for column in columns))
+
+    def within(self, found: Outcomes) -> PairedCounts:
+        """Count in cells whose outcomes are counted already, as arrays [buckets, cells]."""
+        columns = np.stack(self._columns(found.label, found.reference, found.deployed)).astype(float)
+        return PairedCounts(*np.moveaxis(found.counts @ columns.T, -1, 0).astype(np.int64))
+
+    def _columns(self, label: Ints, reference: Ints, deployed: Ints) -> tuple[Bools, ...]:
+        """Return what one row adds to each of the arrays of `PairedCounts`."""
+        admitted = self.denominator(label)
+        before = self.indicator(label, reference) & admitted
+        after = self.indicator(label, deployed) & admitted
+        return admitted, before, after, before & ~after, after & ~before
 
 
 @dataclass(frozen=True)
@@ -150,6 +164,13 @@ class FlipMetric:
         if self.binary and len(tally.schema.classes) != 2:
             raise ConfigError(f"{self.name} needs two classes, not {len(tally.schema.classes)}: use flip_rate")
         return tally.sums(axes, self.indicator(at["reference"], at["deployed"])), tally.sums(axes)
+
+    def within(self, found: Outcomes) -> PairedCounts:
+        """Count in cells whose outcomes are counted already, as arrays [buckets, cells]; the reference never flips."""
+        flipped = self.indicator(found.reference, found.deployed)
+        n, hits = (found.counts @ one.astype(float) for one in (np.ones(len(flipped)), flipped))
+        none = np.zeros(n.shape, np.int64)
+        return PairedCounts(n.astype(np.int64), none, hits.astype(np.int64), none, hits.astype(np.int64))
 
 
 def worst_group_accuracy(tally: Tally, attribute: str) -> float | None:

@@ -28,15 +28,21 @@ class Interval(Record):
 
 
 class Rate(Record):
-    """One metric of one cell; `value` and `interval` are None where the denominator is empty."""
+    """One metric of one cell; `value` and `interval` are None where it is undefined.
+
+    `against` is said of flip rates only: whose predictions the flipped ones differ from. `quantisation` is by how much
+    the value may differ from that of unbinned scores; 0 for what is counted.
+    """
 
     metric: str
+    against: Reference | None = None
     group: Group
     context: Group = {}
     n: int
     clusters: int | None
     value: float | None
     interval: Interval | None
+    quantisation: float = 0.0
 
 
 class Change(Record):
@@ -64,7 +70,7 @@ class Shift(Record):
     """Change of a metric that is no sum over paired rows.
 
     A ratio of counts, a mean of rates, a score metric, a drop beyond everyone's; or any metric where the reference saw
-    other rows (`paired` is False).
+    other rows (`paired` is False). `quantisation` is as for `Rate`, of each of the two values.
     """
 
     metric: str
@@ -77,6 +83,7 @@ class Shift(Record):
     change: float | None
     paired: bool = True
     interval: Interval | None
+    quantisation: float = 0.0
 
 
 class Reversal(Record):
@@ -144,6 +151,7 @@ class EvidenceRecord(Record):
     reference_digests: dict[str, str]
     identical_to: tuple[Reference, ...] = ()
     tally_digests: dict[Reference, str]
+    score_digests: dict[str, str] = {}
     failure: str | None = None
     runtime: dict[str, str]
     requested_precision: str

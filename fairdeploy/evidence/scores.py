@@ -20,7 +20,8 @@ from fairdeploy.errors import ConfigError, DataError
 from fairdeploy.evidence.cells import Cells, cell
 from fairdeploy.evidence.encoding import BUCKETS as TALLY_BUCKETS
 from fairdeploy.evidence.encoding import classes
-from fairdeploy.evidence.statistics import REPLICATES, Estimate, Floats, cluster_weights, rows_together
+from fairdeploy.evidence.resampling import REPLICATES, Floats, cluster_weights, rows_together
+from fairdeploy.evidence.statistics import Estimate
 from fairdeploy.evidence.tally import Counts, Schema, counted, placed
 
 BUCKETS = 32

@@ -1,35 +1,23 @@
 """Statistics: any metric as a function of a table label x prediction, with bounds from one joint resampling.
 
-A rate is a sum over rows; these are not (a precision's denominator depends on the predictions, a macro recall is a mean
-of rates), so their bounds come from a Bayesian bootstrap (Rubin 1981): rows get gamma weights within the table label x
-reference x deployed, clusters exponential weights by their bucket, the same for both networks. One row more (or one
-cluster that moves as one) is put where it moves the statistic furthest in the direction of the bound: an imprecise
-Dirichlet model with s = 1 (Walley 1996). For a proportion these bounds are exactly Clopper and Pearson's; no cell looks
-certain because it never erred, and no replicate is undefined. A user adds a statistic with `register` or as an entry
-point of the group ``fairdeploy.metrics``.
+A rate is a sum over rows; these are not: a precision's denominator depends on the predictions, a macro recall is a mean
+of rates. A user adds one with `register`, or as an entry point of the group ``fairdeploy.metrics``.
 """
 
 from __future__ import annotations
 
-import math
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from importlib.metadata import entry_points
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fairdeploy.errors import ConfigError
-from fairdeploy.evidence.cells import Cells, cell
-from fairdeploy.evidence.tally import BUCKETS, Tally
+from fairdeploy.evidence.cells import Cells, cell, outcomes
+from fairdeploy.evidence.resampling import REPLICATES, Contrast, Floats, Ints, resample
+from fairdeploy.evidence.tally import Tally
 
 GROUP = "fairdeploy.metrics"
-REPLICATES = 2_000
-CHUNK_NUMBERS = 4_000_000
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Pair = tuple[Floats, Floats]
 Value = Callable[[Floats], Floats]
 
@@ -64,8 +52,12 @@ class Statistic:
     ) -> float | None:
         """Return the value for the ``deployed`` or the ``reference`` predictions, None where undefined."""
         part = cell(tally.schema, group or {}, context or {})
-        combinations, counts = _joint(tally, part)
-        value = self.of(_margin(counts.sum(0), combinations, of, len(tally.schema.classes)))[0]
+        found, size = outcomes(tally, part), len(tally.schema.classes)
+        table = np.zeros((size, size))
+        np.add.at(
+            table, (found.label, found.deployed if of == "deployed" else found.reference), found.counts.sum((0, 1))
+        )
+        value = self.of(table)
         return None if np.isnan(value) else float(value)
 
     def of(self, tables: Floats) -> Floats:
@@ -84,7 +76,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic per cell, and what a resampling says of it; arrays [cells].
+    """A number per cell, and what a resampling says of it; arrays [cells].
 
     Attributes
     ----------
@@ -133,128 +125,51 @@ def estimate(tally: Tally, statistic: Statistic, part: Cells, *, seed: int) -> E
     part : Cells
         From `fairdeploy.evidence.cells`.
     seed : int
-        The same seed gives the same bytes, whatever else is estimated; two statistics see the same weights.
+        The same seed gives the same bytes, whatever else is estimated; all statistics see the same weights.
 
     Raises
     ------
     ConfigError
         If the statistic needs two classes and the tally has more.
     """
-    size = len(tally.schema.classes)
-    combinations, counts = _joint(tally, part)
-    margins = [_margin(counts.sum(0), combinations, of, size) for of in ("deployed", "reference")]
-    deployed, reference = (statistic.of(tables) for tables in margins)
-    rows = counts.sum((0, 2)).astype(np.int64)
-    extra = _Extra(statistic, margins[0], margins[1])
-    draws: list[list[Floats]] = [[], [], [], []]
-    for weighted, spare in _replicates(tally, counts, part, seed=seed, size=size):
-        tables = [_margin(weighted, combinations, of, size) for of in ("deployed", "reference")]
-        for kept, found in zip(draws, extra.draws(tables[0], tables[1], spare), strict=True):
-            kept.append(found)
+    return estimates(tally, (statistic,), part, seed=seed)[0]
+
+
+def estimates(tally: Tally, statistics: Sequence[Statistic], part: Cells, *, seed: int) -> list[Estimate]:
+    """Estimate several statistics with one resampling; each as `estimate` does."""
+    contrasts: list[Contrast] = []
+    for one in statistics:
+        contrasts += [_deployed(one), _changed(one)]
+    drawn = resample(tally, part, contrasts, seed=seed)
+    rows = part.take(tally.sums(part.axes)).sum(0)
+    return [
+        Estimate(
+            rows,
+            value.value,
+            value.value - change.value,
+            np.zeros(len(rows)),
+            method(tally),
+            value.lower,
+            value.upper,
+            change.lower,
+            change.upper,
+        )
+        for value, change in zip(drawn[::2], drawn[1::2], strict=True)
+    ]
+
+
+def method(tally: Tally) -> str:
+    """Name the method by which a tally is resampled."""
     how = "clusters" if tally.schema.clustered else "rows"
-    return Estimate(
-        rows,
-        deployed,
-        reference,
-        np.zeros(len(rows)),
-        f"Bayesian bootstrap of {how}, one more against, {REPLICATES} replicates",
-        *(np.concatenate(kept) for kept in draws),
-    )
+    return f"Bayesian bootstrap of {how}, one more against, {REPLICATES} replicates"
 
 
-class _Extra:
-    """One more row per cell: where it lowers and raises the deployed value and its change most."""
-
-    def __init__(self, statistic: Statistic, deployed: Floats, reference: Floats) -> None:
-        self.statistic, size = statistic, deployed.shape[-1]
-        wrong = [(label + 1) % size for label in range(size)]
-        self.places = [
-            (label, first, second)
-            for label in range(size)
-            for first in (label, wrong[label])
-            for second in (label, wrong[label])
-        ]
-        values, changes = [], []
-        for label, first, second in self.places:
-            with_one, other = deployed.copy(), reference.copy()
-            with_one[:, label, second] += 1
-            other[:, label, first] += 1
-            values.append(statistic.of(with_one))
-            changes.append(values[-1] - statistic.of(other))
-        self.furthest = [
-            np.where(np.isnan(stack), -np.inf, sign * np.array(stack)).argmax(0)
-            for stack, sign in ((values, -1), (values, 1), (changes, -1), (changes, 1))
-        ]
-
-    def draws(self, deployed: Floats, reference: Floats, spare: Floats) -> list[Floats]:
-        """Return the four kinds of draws [replicates, cells] of weighted tables; `spare` is the one row's weight."""
-        found = []
-        for number, chosen in enumerate(self.furthest):
-            label, first, second = np.array(self.places)[chosen].T
-            value = self._with(deployed, label, second, spare)
-            found.append(value - self._with(reference, label, first, spare) if number >= 2 else value)
-        return found
-
-    def _with(self, tables: Floats, label: Ints, prediction: Ints, spare: Floats) -> Floats:
-        more = tables.copy()
-        more[:, np.arange(tables.shape[1]), label, prediction] += spare
-        return self.statistic.of(more)
+def _deployed(statistic: Statistic) -> Contrast:
+    return lambda tables: statistic.of(tables.deployed)
 
 
-def _joint(tally: Tally, part: Cells) -> tuple[tuple[Ints, ...], Floats]:
-    """Return the (label, reference, deployed) that occur, each [k], and their rows [buckets, cells, k]."""
-    at = tally.coordinates
-    size = len(tally.schema.classes)
-    outcome = (at["label"] * size + at["reference"]) * size + at["deployed"]
-    seen, place = np.unique(outcome, return_inverse=True)
-    levels = tuple(len(tally.schema.levels(axis)) for axis in part.axes)
-    shape = (BUCKETS, *levels, len(seen))
-    flat = np.ravel_multi_index((*(at[axis] for axis in ("bucket", *part.axes)), place), shape)
-    counts = np.bincount(flat, weights=tally.counts.astype(float), minlength=math.prod(shape)).astype(float)
-    counts = counts.reshape(BUCKETS, math.prod(levels), len(seen))
-    return tuple(np.array(np.unravel_index(seen, (size,) * 3), dtype=np.int64)), counts[:, part.keep]
-
-
-def _margin(weighted: Floats, combinations: tuple[Ints, ...], of: str, size: int) -> Floats:
-    """Turn weights [..., k] into tables [..., label, prediction of the deployed or the reference network]."""
-    label, reference, deployed = combinations
-    place = label * size + (deployed if of == "deployed" else reference)
-    tables: Floats = weighted @ np.eye(size * size)[place]
-    return tables.reshape(*weighted.shape[:-1], size, size)
-
-
-def _replicates(tally: Tally, counts: Floats, part: Cells, *, seed: int, size: int) -> Iterator[tuple[Floats, Floats]]:
-    """Yield chunks of (weights [replicates, cells, k], the one more row's weight [replicates, cells])."""
-    _, cells, k = counts.shape
-    chunk = max(1, CHUNK_NUMBERS // max(1, cells * max(k, size * size)))
-    rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32("/".join(part.axes).encode())]))
-    clusters, together = cluster_weights(seed), rows_together(counts.sum(2))
-    table = counts.sum(0)
-    for start in range(0, REPLICATES, chunk):
-        many = min(chunk, REPLICATES - start)
-        if tally.schema.clustered:
-            weighted = (clusters[start : start + many] @ counts.reshape(BUCKETS, -1)).reshape(many, cells, k)
-            yield weighted, together * rng.standard_exponential((many, cells))
-        else:
-            yield rng.standard_gamma(table, (many, cells, k)), rng.standard_exponential((many, cells))
-
-
-@lru_cache(maxsize=2)
-def cluster_weights(seed: int, buckets: int = BUCKETS) -> Floats:
-    """Return exponential weights [replicates, buckets]: a Bayesian bootstrap of all buckets, empty ones included."""
-    return np.random.Generator(np.random.PCG64([seed, buckets])).standard_exponential((REPLICATES, buckets))
-
-
-def rows_together(n: Floats) -> Floats:
-    """Estimate from rows [buckets, cells] how many of a cell belong to one cluster, seen from a row; at least 1.
-
-    Chance meetings of clusters in one bucket are taken off: if each row had a bucket of its own choice, a sum of
-    squares of N + N (N - 1) / buckets would be expected.
-    """
-    rows = n.sum(0)
-    met = ((n**2).sum(0) - rows**2 / len(n)) / (1 - 1 / len(n))
-    found: Floats = np.maximum(1.0, np.divide(met, rows, out=np.ones_like(rows), where=rows > 0))
-    return found
+def _changed(statistic: Statistic) -> Contrast:
+    return lambda tables: statistic.of(tables.deployed) - statistic.of(tables.reference)
 
 
 def _quantiles(lower: Floats, upper: Floats, confidence: float, quantisation: Floats) -> Pair:

@@ -8,6 +8,7 @@ import pytest
 from fairdeploy.errors import BackendError, DataError
 from fairdeploy.evidence import Schema, Tally, judge, metrics
 from fairdeploy.evidence.records import EvidenceRecord
+from fairdeploy.evidence.statistics import STATISTICS
 
 FACTS = {
     "target": "here", "level": "device", "level_reason": "this host", "artifact_digest": "a" * 64,
@@ -42,7 +43,7 @@ def test_rates_changes_and_gaps_are_what_the_counts_say(tally_of):
     gap = find(record.gaps, metric="equal_opportunity_difference", attribute="g")
     assert gap.value == pytest.approx(0.08)
     assert (gap.highest, gap.lowest) == ("b", "a")
-    assert {rate.metric for rate in record.rates} == set(metrics.RATES)
+    assert {rate.metric for rate in record.rates} == {*metrics.RATES, *metrics.FLIPS, *STATISTICS}
     assert {one.metric for one in record.gaps} == set(metrics.GAPS)
 
 
@@ -107,12 +108,16 @@ def test_forty_thousand_rows_are_judged_within_a_second():
     assert time.process_time() - start < 2  # about 0.7 s here; slack for slower machines
 
 
-def test_many_classes_have_accuracy_only(tally_of):
+def test_many_classes_have_what_needs_no_positive_class(tally_of):
     record = judge(
         tallies={"dense": tally_of({("a", 2, 2, 1): 3, ("b", 0, 0, 0): 3}, classes=("x", "y", "z"))}, **FACTS
     ).record
-    assert {rate.metric for rate in record.rates} == {"accuracy"}
-    assert [gap.metric for gap in record.gaps] == ["accuracy_difference"]
+    assert {rate.metric for rate in record.rates} == {"accuracy", "flip_rate", "balanced_accuracy"}
+    assert [gap.metric for gap in record.gaps] == [
+        "accuracy_difference",
+        "balanced_accuracy_difference",
+        "accuracy_ratio",
+    ]
 
 
 def test_latency_is_stated_from_order_statistics():

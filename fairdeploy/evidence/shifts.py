@@ -1,0 +1,161 @@
+"""Changes that are no sum over paired rows, and reversals between a whole and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fairdeploy.evidence.cells import Cells, cells
+from fairdeploy.evidence.metrics import RATES, RateMetric
+from fairdeploy.evidence.records import Change, Reference, Reversal, Shift
+from fairdeploy.evidence.resampling import Contrast, Floats, Tables, resample
+from fairdeploy.evidence.scores import Scores
+from fairdeploy.evidence.shown import CONFIDENCE, estimated, interval
+from fairdeploy.evidence.statistics import Estimate, method
+from fairdeploy.evidence.tally import Tally
+
+COMPARED = ("accuracy", "true_positive_rate", "false_positive_rate", "selection_rate")
+EXCESS_DROP, NORMALISED_CHANGE = "_excess_drop", "_normalised_change"
+
+
+def excess_drop(tally: Tally, metric: RateMetric, part: Cells, *, seed: int) -> Estimate:
+    """Estimate by how much more a rate fell in each cell than for everyone (CEAG; Tran et al., ICLR 2024, eq. 3).
+
+    ``(reference - deployed of the cell) - (reference - deployed of everyone)``; its `bounds` are those of that number,
+    `reference` and `change_bounds` are NaN.
+
+    Parameters
+    ----------
+    part : Cells
+        Over attributes only, so that its cells together are everyone.
+    """
+    return _compared(tally, part, (_excess(metric),), seed)[0]
+
+
+def normalised_change(tally: Tally, metric: RateMetric, part: Cells, *, seed: int) -> Estimate:
+    """Estimate ``(deployed - reference) / reference`` of a rate in each cell (Hooker et al. 2020, sec. 3).
+
+    `reference` and `change_bounds` are NaN; undefined where the reference's rate is 0.
+    """
+    return _compared(tally, part, (_normalised(metric),), seed)[0]
+
+
+def shift_records(tally: Tally, against: Reference, scores: Mapping[str, Scores], *, seed: int) -> tuple[Shift, ...]:
+    """State the change of every statistic and score metric in every cell; excess drops and normalised changes, too."""
+    binary = len(tally.schema.classes) == 2
+    compared = [RATES[name] for name in COMPARED if binary or not RATES[name].binary]
+    deployed = scores.get("deployed") if against in scores else None
+    found: list[Shift] = []
+    for part in cells(tally, contexts=True, intersections=True):
+        for name, estimate in estimated(part, tally, deployed, scores.get(against), seed):
+            bounds = estimate.change_bounds((1 + CONFIDENCE) / 2)
+            found += _records(name, against, part, estimate, estimate.change, bounds)
+        if any(part.contexts) or not part.axes:
+            continue
+        contrasts = [(one.name + EXCESS_DROP, _excess(one)) for one in compared]
+        contrasts += [(one.name + NORMALISED_CHANGE, _normalised(one)) for one in compared]
+        numbers = _compared(tally, part, [contrast for _, contrast in contrasts], seed)
+        for (name, _), estimate in zip(contrasts, numbers, strict=True):
+            found += _records(name, against, part, estimate, estimate.deployed, estimate.bounds((1 + CONFIDENCE) / 2))
+    return tuple(found)
+
+
+def reversal_records(changes: Sequence[Change]) -> tuple[Reversal, ...]:
+    """Find the groups whose change over everything has one sign and within every level of a context the other."""
+    within: dict[tuple[str, Reference, tuple[tuple[str, str], ...], str], dict[str, float | None]] = {}
+    for one in changes:
+        for context, level in one.context.items():
+            within.setdefault((one.metric, one.against, tuple(one.group.items()), context), {})[level] = one.change
+    found = []
+    for one in changes:
+        if one.context or not one.change:
+            continue
+        for (metric, against, group, context), levels in within.items():
+            if (metric, against, dict(group)) != (one.metric, one.against, one.group):
+                continue
+            known = {level: change for level, change in levels.items() if change is not None}
+            if len(known) > 1 and all(change * one.change < 0 for change in known.values()):
+                found.append(
+                    Reversal(
+                        metric=metric,
+                        against=against,
+                        group=one.group,
+                        context=context,
+                        change=one.change,
+                        within=known,
+                    )
+                )
+    return tuple(found)
+
+
+def _compared(tally: Tally, part: Cells, contrasts: Sequence[Contrast], seed: int) -> list[Estimate]:
+    rows = part.take(tally.sums(part.axes)).sum(0)
+    nothing = np.full(len(rows), np.nan)
+    return [
+        Estimate(
+            rows,
+            one.value,
+            nothing,
+            np.zeros(len(rows)),
+            method(tally),
+            one.lower,
+            one.upper,
+            np.full_like(one.lower, np.nan),
+            np.full_like(one.upper, np.nan),
+        )
+        for one in resample(tally, part, contrasts, seed=seed)
+    ]
+
+
+def _records(
+    metric: str, against: Reference, part: Cells, estimate: Estimate, change: Floats, bounds: tuple[Floats, Floats]
+) -> list[Shift]:
+    lower, upper = bounds
+
+    def number(values: Floats, at: int) -> float | None:
+        return None if np.isnan(values[at]) else float(values[at])
+
+    return [
+        Shift(
+            metric=metric,
+            against=against,
+            group=group,
+            context=context,
+            n=int(estimate.n[at]),
+            reference=number(estimate.reference, at),
+            deployed=None if np.isnan(estimate.reference[at]) else number(estimate.deployed, at),
+            change=number(change, at),
+            interval=None if np.isnan(change[at]) else interval(lower[at], upper[at], estimate.method),
+            quantisation=0.0 if np.isnan(estimate.quantisation[at]) else float(estimate.quantisation[at]),
+        )
+        for at, (group, context) in enumerate(zip(part.groups, part.contexts, strict=True))
+    ]
+
+
+def _rate(metric: RateMetric, tables: Floats) -> Floats:
+    size = tables.shape[-1]
+    label, prediction = (one.ravel() for one in np.indices((size, size)))
+    admitted = metric.denominator(label)
+    counted = metric.indicator(label, prediction) & admitted
+    flat = tables.reshape(*tables.shape[:-2], size * size)
+    rate: Floats = (flat @ counted.astype(float)) / (flat @ admitted.astype(float))
+    return rate
+
+
+def _excess(metric: RateMetric) -> Contrast:
+    def contrast(tables: Tables) -> Floats:
+        own = _rate(metric, tables.reference) - _rate(metric, tables.deployed)
+        everyone = _rate(metric, tables.everyone_reference) - _rate(metric, tables.everyone_deployed)
+        return own - everyone
+
+    return contrast
+
+
+def _normalised(metric: RateMetric) -> Contrast:
+    def contrast(tables: Tables) -> Floats:
+        before = _rate(metric, tables.reference)
+        relative: Floats = np.where(before > 0, _rate(metric, tables.deployed) / before - 1, np.nan)
+        return relative
+
+    return contrast
