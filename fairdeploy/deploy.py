@@ -73,6 +73,7 @@ class Outcome:
             "verdict.json": self.verdict,
         }
         texts = {f"tally-{name}.json": tally.to_json() for name, tally in self.evidence.tallies.items()}
+        texts |= {f"scores-{name}.json": one.to_json() for name, one in self.evidence.scores.items()}
         texts["decision-log.json"] = json.dumps(
             [one.model_dump() for one in build.decisions], indent=1, sort_keys=True, ensure_ascii=False
         )
@@ -236,6 +237,9 @@ class Deployment:
                 name for name, one in references.items() if self._is(name, one, served.model, deployed)
             ),
             "tallies": {name: self.meter.tally(evaluate, one, deployed) for name, one in references.items()},
+            "scores": {
+                name: self.meter.scores(evaluate, one) for name, one in {"deployed": deployed, **references}.items()
+            },
             "stages": {name: self.meter.tally(evaluate, references["dense"], one) for name, one in stages.items()},
         }
         if not simulated:

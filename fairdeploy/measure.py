@@ -16,6 +16,7 @@ from fairdeploy.devices import Device, DeviceFacts, Job
 from fairdeploy.devices.package import build_zipapp
 from fairdeploy.errors import BackendError, DataError
 from fairdeploy.evidence import Schema, Tally
+from fairdeploy.evidence.scores import Scores
 from fairdeploy.model import ModelSpec
 from fairdeploy.project import Groups
 from fairdeploy.records import Record, digest, file_digest
@@ -122,6 +123,18 @@ class Meter:
             clusters=rows.clusters,
             reference=self.spec.decide(reference.probabilities),
             deployed=self.spec.decide(deployed.probabilities),
+        )
+
+    def scores(self, split: StoredSplit, predictions: Predictions) -> Scores:
+        """Count a model's probabilities on a split."""
+        rows = split.rows
+        return Scores.count(
+            self.schema(rows),
+            ids=rows.ids,
+            labels=rows.labels,
+            attributes=rows.attributes,
+            clusters=rows.clusters,
+            scores=predictions.probabilities,
         )
 
     def schema(self, rows: Rows) -> Schema:
