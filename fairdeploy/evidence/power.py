@@ -116,7 +116,7 @@ def draw_cells(
 def draw_levels(
     rng: np.random.Generator, metric: GapMetric, n: int, rates: Sequence[float], *, rows_per_cluster: float, icc: float
 ) -> Tally:
-    """Draw a tally of the attribute ``level``: n rows of each level for each rate of a gap, no cluster in two of them."""
+    """Draw a tally of the attribute ``level``: n rows of each level for each rate, no cluster in two levels."""
     names = tuple(f"level {at}" for at in range(len(rates)))
     schema = Schema(attributes={"level": names}, contexts={}, classes=("no", "yes"), clustered=rows_per_cluster > 1)
     counts = np.zeros(schema.shape, dtype=np.int64)

@@ -217,3 +217,22 @@ def test_a_crash_in_the_users_code_is_no_verdict(kiosk: Kiosk, capsys: pytest.Ca
     assert main(["build", "-C", str(kiosk.folder), "-c", config]) in (2, 3)
     (kiosk.folder / "leaves.py").unlink()
     assert "SystemExit" in capsys.readouterr().err
+
+
+def test_plan_lists_the_cells_that_a_build_had_too_few_rows_for(
+    kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--build", str(demo.folder), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["too_small"]
+    undecided = [
+        (bundle.verdict.target, cell.rule, cell.group, cell.rows_needed)
+        for bundle in demo.bundles
+        for cell in bundle.verdict.cells
+        if cell.rows_needed
+    ]
+    assert all(one["rows_missing"] == one["rows_needed"] - one["rows"] for one in listed if one["rows_needed"])
+    assert sorted(map(str, undecided)) == sorted(
+        str((one["target"], one["rule"], one["group"], one["rows_needed"])) for one in listed if one["rows_needed"]
+    )
+    assert main(["plan", "--build", str(demo.folder), "-t", "nothing"]) == 2
+    assert "has no target 'nothing'" in capsys.readouterr().err
