@@ -21,7 +21,7 @@ from fairdeploy.records import Record
 
 SMALL_SHARE = 0.02
 FOUR_FIFTHS = 0.8
-ERRORS = {"false_negative_rate": "true_positive_rate", "false_positive_rate": "true_negative_rate"}
+ERRORS = ("false_negative_rate", "false_positive_rate")
 
 
 class Category(Record):
@@ -82,10 +82,10 @@ def compliance(record: EvidenceRecord) -> Compliance:
             _impact(names, rates) for names in axes if (rates := _over(record.rates, "selection_rate", names))
         ),
         inequities=tuple(
-            _inequity(metric, names, errors)
+            _inequity(metric, names, rates)
             for names in axes
             for metric in ERRORS
-            if (errors := _errors(record.rates, metric, names))
+            if (rates := _over(record.rates, metric, names))
         ),
     )
 
@@ -130,18 +130,10 @@ def _impact(names: tuple[str, ...], rates: Sequence[Rate]) -> Impact:
     )
 
 
-def _errors(rates: Sequence[Rate], metric: str, names: tuple[str, ...]) -> list[tuple[Rate, float | None]]:
-    """Return each known group with its error rate, as evidence has it or as one minus the rate of being right."""
-    found = [(one, one.value) for one in _over(rates, metric, names)]
-    if not found:
-        right = _over(rates, ERRORS[metric], names)
-        found = [(one, None if one.value is None else (one.n - round(one.value * one.n)) / one.n) for one in right]
-    return [(one, value) for one, value in found if one.group and UNKNOWN not in one.group.values()]
-
-
-def _inequity(metric: str, names: tuple[str, ...], errors: Sequence[tuple[Rate, float | None]]) -> Inequity:
-    values = [value for _, value in errors if value is not None]
-    complete = len(values) == len(errors) > 1
+def _inequity(metric: str, names: tuple[str, ...], rates: Sequence[Rate]) -> Inequity:
+    known = [one for one in rates if one.group and UNKNOWN not in one.group.values()]
+    values = [one.value for one in known if one.value is not None]
+    complete = len(values) == len(known) > 1
     mean = math.exp(math.fsum(map(math.log, values)) / len(values)) if complete and min(values) > 0 else None
     return Inequity(
         metric=metric,
@@ -150,10 +142,10 @@ def _inequity(metric: str, names: tuple[str, ...], errors: Sequence[tuple[Rate, 
             GroupError(
                 group=one.group,
                 n=one.n,
-                rate=value,
-                over_geometric_mean=value / mean if mean and value is not None else None,
+                rate=one.value,
+                over_geometric_mean=one.value / mean if mean and one.value is not None else None,
             )
-            for one, value in errors
+            for one in known
         ),
         max_over_geometric_mean=max(values) / mean if mean else None,
         max_over_min=max(values) / min(values) if mean else None,

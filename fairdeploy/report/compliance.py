@@ -15,7 +15,7 @@ from fairdeploy.report.source import Source
 from fairdeploy.report.tables import Table
 
 CELL_COLUMNS = (
-    "Cell", "Reference, %", "Deployed, %", "Found", "Bound", "Margin", "Set at", "α", "n", "Method", "Verdict and why",
+    "Cell", "Reference, %", "Deployed, %", "Found", "Bound", "Margin, set at", "n", "α, method", "Verdict, why, waiver",
 )  # fmt: skip
 IMPACT_COLUMNS = ("Category", "Rows", "Share, %", "Selection rate, %", "Impact ratio", "Four fifths")
 
@@ -105,13 +105,11 @@ def _cell(evidence: EvidenceRecord, cell: CellVerdict) -> tuple[str, ...]:
         words.cell_name(cell),
         words.rate(change.reference) if change else words.NONE,
         words.rate(change.deployed) if change else words.NONE,
-        words.quantity(cell.value, cell.unit),
-        words.quantity(decides, cell.unit),
-        words.allowed(cell),
-        cell.where or words.NONE,
-        f"{1 - cell.confidence:.3g}",
+        words.quantity(cell.value, cell.unit, decimals=2),
+        words.quantity(decides, cell.unit, decimals=2),
+        words.allowed(cell) + (f", {cell.where}" if cell.where else ""),
         words.count(cell.n),
-        cell.method,
+        f"{1 - cell.confidence:.3g}, {cell.method}",
         " ".join(why),
     )
 

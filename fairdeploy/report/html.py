@@ -6,11 +6,12 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fairdeploy.bundle import Bundle, JudgedBundle, load_build
+from fairdeploy.bundle import JudgedBundle, load_build
 from fairdeploy.evidence.records import LEVELS
 from fairdeploy.records import write_atomic
 from fairdeploy.report import build_view, circumstances, comparison, glossary, groups, view, words
 from fairdeploy.report.compliance import compliance_views
+from fairdeploy.report.measures import measure_tables
 from fairdeploy.report.source import Source
 from fairdeploy.report.tables import waiver_table
 
@@ -27,20 +28,23 @@ def render_html(source: Source, *, flags: str = "") -> str:
         What names the configuration to the commands of the next steps, as in ``-c other.yaml``.
     """
     ordered, build = source.worst_first, source.build
-    by_status = [(one, [_name(b) for b in ordered if b.verdict.status == one]) for one in words.WORST_FIRST]
+    views = [view.across_view(source.across)] if source.across else []
+    views += [view.target_view(bundle, flags=flags) for bundle in ordered]
+    by_status = [(one, [_name(v) for v in views if v.status == one]) for one in words.WORST_FIRST]
     return _environment().get_template("report.html.j2").render(
         title=source.title,
         build=build,
         bundles=ordered,
-        verdicts=[view.target_view(bundle, flags=flags) for bundle in ordered],
+        verdicts=views,
         statuses=[(status, names) for status, names in by_status if names],
         groups=[(bundle, groups.group_plots(bundle), groups.ungated(bundle)) for bundle in ordered],
         stages=[(bundle, view.stage_plots(bundle)) for bundle in ordered if not isinstance(bundle, JudgedBundle)],
         matrices=view.matrices(ordered),
         comparison=comparison.compare(ordered),
         contexts=[(one, circumstances.context_rows(one)) for one in ordered],
+        measures=[(one, measure_tables(one.evidence)) for one in ordered],
         reversals=[(one, circumstances.reversals(one.evidence)) for one in ordered],
-        cells=[(bundle, view.deciding_first(bundle.verdict.cells)) for bundle in ordered],
+        cells=[(verdict, view.deciding_first(verdict.cells)) for verdict in source.reading_order],
         trade_off=build_view.trade_off(build) if build else None,
         widths=build_view.widths(build) if build else None,
         counts=build_view.count_tables(build) if build else [],
@@ -52,8 +56,8 @@ def render_html(source: Source, *, flags: str = "") -> str:
     )  # fmt: skip
 
 
-def _name(bundle: Bundle) -> str:
-    return bundle.verdict.target + (" (fake device)" if bundle.evidence.fake_device else "")
+def _name(one: view.TargetView) -> str:
+    return one.id + (" (fake device)" if one.fake else "")
 
 
 def write_html(folder: Path, *, flags: str = "") -> Path:

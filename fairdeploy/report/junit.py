@@ -1,4 +1,4 @@
-"""JUnit XML for continuous integration: a suite per target, a cell is a test case.
+"""JUnit XML for continuous integration: a suite per target and one over all of them, a cell is a test case.
 
 A failed cell is a failure; one without enough evidence, or undefined, is an error, so that a run goes red on either. A
 waived cell, and one that is only reported, is skipped and says why. Follows Jenkins' schema of the format.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from fairdeploy.bundle import Bundle
-from fairdeploy.gates import CellVerdict
+from fairdeploy.evidence.records import EvidenceRecord
+from fairdeploy.gates import CellVerdict, Verdict
 from fairdeploy.report import words
 from fairdeploy.report.outcome import Outcome, blocks_without_cell, outcome
 from fairdeploy.report.source import Source
@@ -21,7 +21,8 @@ FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 def render_junit(source: Source) -> str:
     """Return the verdicts as a JUnit XML document."""
-    suites = [_suite(bundle) for bundle in source.bundles]
+    evidence = {bundle.verdict.target: bundle.evidence for bundle in source.bundles}
+    suites = [_suite(verdict, evidence.get(verdict.target)) for verdict in source.verdicts]
     root = ElementTree.Element("testsuites", name=_text(source.title))
     for count in ("tests", "failures", "errors"):
         root.set(count, str(sum(int(suite.get(count, "0")) for suite in suites)))
@@ -30,18 +31,18 @@ def render_junit(source: Source) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _suite(bundle: Bundle) -> ElementTree.Element:
-    verdict, evidence = bundle.verdict, bundle.evidence
-    suite = ElementTree.Element("testsuite", name=_text(verdict.target))
+def _suite(verdict: Verdict, evidence: EvidenceRecord | None) -> ElementTree.Element:
+    suite = ElementTree.Element("testsuite", name=_text(words.target_name(verdict.target)))
     properties = ElementTree.SubElement(suite, "properties")
     facts = {
         "verdict": verdict.status,
         "sentence": verdict.sentence,
-        "evidence level": evidence.level or "none",
-        "artifact digest": evidence.artifact_digest or "none",
         "evidence digest": verdict.evidence_digest,
         "gates digest": verdict.gates_digest,
     }
+    if evidence is not None:
+        facts["evidence level"] = evidence.level or "none"
+        facts["artifact digest"] = evidence.artifact_digest or "none"
     for name, value in facts.items():
         ElementTree.SubElement(properties, "property", name=name, value=_text(value))
     cases = [_case(verdict.target, cell) for cell in verdict.cells]

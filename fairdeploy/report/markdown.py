@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 from fairdeploy.bundle import Bundle
-from fairdeploy.gates import CellVerdict
+from fairdeploy.gates import CellVerdict, Verdict
 from fairdeploy.report import words
 from fairdeploy.report.circumstances import reversals
 from fairdeploy.report.compliance import ComplianceView, compliance_views
+from fairdeploy.report.measures import measure_tables
 from fairdeploy.report.source import Source
 from fairdeploy.report.steps import next_steps
 from fairdeploy.report.tables import Table, waiver_table
@@ -31,14 +32,15 @@ def render_markdown(source: Source, *, folds: bool = True) -> str:
         Whether to add what stands beneath folds: every cell, and the compliance view.
     """
     lines = [f"# {_text(source.title)}: may it be released?", ""]
-    for bundle in source.worst_first:
-        verdict = bundle.verdict
-        lines += [f"- {_status(verdict.status)} **{_text(verdict.target)}** {_text(verdict.sentence)}"]
+    for verdict in source.reading_order:
+        lines += [f"- {_status(verdict.status)} **{_name(verdict)}** {_text(verdict.sentence)}"]
     if source.build:
         looks = words.first_upper(words.looks(source.build.attempts, source.build.gate_sets))
         lines += ["", f"{looks}."]
         if source.build.data_note:
             lines += ["", _text(source.build.data_note)]
+    if source.across:
+        lines += ["", f"## {_status(source.across.status)} {_name(source.across)}", *_cells(source.across, folds=folds)]
     for bundle in source.worst_first:
         lines += ["", *_target(bundle, folds=folds)]
     waivers = waiver_table(source)
@@ -47,6 +49,10 @@ def render_markdown(source: Source, *, folds: bool = True) -> str:
     if folds:
         for view in compliance_views(source):
             lines += ["", *_fold(f"Compliance view: {view.target}", _compliance(view))]
+        for bundle in source.worst_first:
+            tables = measure_tables(bundle.evidence)
+            title = f"Gaps, statistics, scores and flips: {bundle.verdict.target}"
+            lines += ["", *_fold(title, _titled(tables))] if tables else []
     return "\n".join(lines) + "\n"
 
 
@@ -59,16 +65,7 @@ def _target(bundle: Bundle, *, folds: bool) -> Iterable[str]:
         yield ""
     level = words.first_upper(words.level_phrase(evidence.level))
     yield _text(f"{level}. {words.full_stop(evidence.level_reason)}")
-    cells = deciding_first(verdict.cells)
-    deciding = [cell for cell in cells if cell.status != "pass"]
-    if deciding:
-        yield ""
-        yield from _table(COLUMNS, [_cell(cell) for cell in deciding[:MOST_CELLS]])
-        if len(deciding) > MOST_CELLS:
-            yield ""
-            yield f"and {len(deciding) - MOST_CELLS} more that do not pass."
-    yield ""
-    yield f"{sum(cell.status == 'pass' for cell in cells)} of {len(cells)} cells pass."
+    yield from _cells(verdict, folds=folds)
     turned = reversals(evidence)
     if turned:
         yield ""
@@ -81,9 +78,26 @@ def _target(bundle: Bundle, *, folds: bool) -> Iterable[str]:
         for step in steps:
             yield f"- {_text(step.text)}"
             yield from (f"  - <code>{_text(command)}</code>" for command in step.commands)
+
+
+def _cells(verdict: Verdict, *, folds: bool) -> Iterable[str]:
+    cells = deciding_first(verdict.cells)
+    deciding = [cell for cell in cells if cell.status != "pass"]
+    if deciding:
+        yield ""
+        yield from _table(COLUMNS, [_cell(cell) for cell in deciding[:MOST_CELLS]])
+        if len(deciding) > MOST_CELLS:
+            yield ""
+            yield f"and {len(deciding) - MOST_CELLS} more that do not pass."
+    yield ""
+    waived = sum(cell.status == "waived" for cell in cells)
+    apart = f"; {waived} waived, counted apart" if waived else ""
+    yield f"{sum(cell.status == 'pass' for cell in cells)} of {len(cells)} cells pass{apart}."
     if folds and cells:
         yield ""
-        yield from _fold(f"Every cell of {verdict.target}", _table(COLUMNS, [_cell(cell) for cell in cells]))
+        yield from _fold(
+            f"Every cell of {words.target_name(verdict.target)}", _table(COLUMNS, [_cell(cell) for cell in cells])
+        )
 
 
 def _cell(cell: CellVerdict) -> tuple[str, ...]:
@@ -100,7 +114,11 @@ def _cell(cell: CellVerdict) -> tuple[str, ...]:
 
 def _compliance(view: ComplianceView) -> Iterable[str]:
     yield from _table(("Field", "Value"), [(_text(name), _text(value)) for name, value in view.facts])
-    for table in view.tables:
+    yield from _titled(view.tables)
+
+
+def _titled(tables: Iterable[Table]) -> Iterable[str]:
+    for table in tables:
         yield ""
         yield f"**{_text(table.title)}.** {_text(table.note)}"
         yield ""
@@ -127,6 +145,10 @@ def _fold(title: str, lines: Iterable[str]) -> Iterable[str]:
     yield from lines
     yield ""
     yield "</details>"
+
+
+def _name(verdict: Verdict) -> str:
+    return _text(words.target_name(verdict.target))
 
 
 def _status(status: str) -> str:

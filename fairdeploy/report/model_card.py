@@ -30,7 +30,7 @@ def render_model_card(source: Source) -> str:
         "version": 1,
         "metadata": {
             "tools": {"components": [{"type": "application", "name": "fairdeploy", "version": __version__}]},
-            "component": {"type": "application", "name": source.title, **_version(source)},
+            "component": {"type": "application", "name": source.title, **_version(source), **_across(source)},
         },
         "components": [_component(source, bundle) for bundle in source.bundles],
     }
@@ -39,6 +39,13 @@ def render_model_card(source: Source) -> str:
 
 def _version(source: Source) -> Plain:
     return {"version": source.build.build_id} if source.build else {}
+
+
+def _across(source: Source) -> Plain:
+    if source.across is None:
+        return {}
+    facts = {"verdict": source.across.status, "sentence": source.across.sentence}
+    return {"properties": [{"name": f"fairdeploy:all-targets-{name}", "value": value} for name, value in facts.items()]}
 
 
 def _component(source: Source, bundle: Bundle) -> Plain:
@@ -91,7 +98,8 @@ def _card(source: Source, bundle: Bundle) -> Plain:
 def _metrics(bundle: Bundle) -> Iterable[Plain]:
     evidence = bundle.evidence
     for rate in evidence.rates:
-        yield _metric(rate.metric, rate.value, {**rate.group, **rate.context}, rate.interval)
+        name = f"{rate.metric} against {rate.against}" if rate.against else rate.metric
+        yield _metric(name, rate.value, {**rate.group, **rate.context}, rate.interval)
     for gap in evidence.gaps:
         yield _metric(gap.metric, gap.value, {gap.attribute: "*"}, gap.interval)
     changes: list[Change | Shift] = [*evidence.changes, *evidence.shifts]

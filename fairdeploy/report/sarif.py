@@ -12,8 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fairdeploy import __version__
-from fairdeploy.bundle import Bundle
-from fairdeploy.gates import CellVerdict
+from fairdeploy.gates import CellVerdict, Verdict
 from fairdeploy.records import digest
 from fairdeploy.report import words
 from fairdeploy.report.outcome import Outcome, blocks_without_cell, outcome
@@ -26,7 +25,7 @@ NO_GATE = "verdict"
 
 def render_sarif(source: Source) -> str:
     """Return what does not pass as a SARIF log."""
-    cells = {cell.rule: cell for bundle in source.bundles for cell in bundle.verdict.cells}
+    cells = {cell.rule: cell for verdict in source.verdicts for cell in verdict.cells}
     rules = [{"id": name, "shortDescription": {"text": _about(cell)}} for name, cell in cells.items()]
     if any(blocks_without_cell(verdict) for verdict in source.verdicts):
         rules.append({"id": NO_GATE, "shortDescription": {"text": "A gate that must hold is set, and was judged"}})
@@ -38,7 +37,7 @@ def render_sarif(source: Source) -> str:
         "informationUri": "https://github.com/fairdeploy/fairdeploy",
         "rules": rules,
     }
-    results = [{**one, "ruleIndex": index[one["ruleId"]]} for bundle in source.bundles for one in _results(bundle)]
+    results = [{**one, "ruleIndex": index[one["ruleId"]]} for verdict in source.verdicts for one in _results(verdict)]
     run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
     document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -48,8 +47,7 @@ def _about(cell: CellVerdict) -> str:
     return words.first_upper(f"{words.metric_name(cell.metric)} is {words.allowed(cell)}")
 
 
-def _results(bundle: Bundle) -> Iterable[dict[str, Any]]:
-    verdict = bundle.verdict
+def _results(verdict: Verdict) -> Iterable[dict[str, Any]]:
     for cell in verdict.cells:
         if outcome(cell) != "pass":
             yield _result(verdict.target, cell)
@@ -69,7 +67,7 @@ def _result(target: str, cell: CellVerdict) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": cell.rule,
         "level": LEVEL[outcome(cell)],
-        "message": {"text": f"{words.STATUS_WORD[cell.status]} on {target}. {cell.reason}"},
+        "message": {"text": f"{words.STATUS_WORD[cell.status]} on {words.target_name(target)}. {cell.reason}"},
         "partialFingerprints": {"fairdeployCell/v1": digest(identity)},
         "properties": {**known, **numbers, "rows_needed": cell.rows_needed},
     }

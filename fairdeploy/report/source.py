@@ -39,9 +39,19 @@ class Source:
         return sorted(self.bundles, key=lambda bundle: words.WORST_FIRST.index(bundle.verdict.status))
 
     @property
+    def across(self) -> Verdict | None:
+        """The verdict over all targets, where the project asks for one."""
+        return self.build.across if self.build else None
+
+    @property
     def verdicts(self) -> list[Verdict]:
-        """The verdict of every target."""
-        return [bundle.verdict for bundle in self.bundles]
+        """The verdict of every target, and the one over all of them last."""
+        return [bundle.verdict for bundle in self.bundles] + ([self.across] if self.across else [])
+
+    @property
+    def reading_order(self) -> list[Verdict]:
+        """The verdict over all targets, then every target's, what blocks a release first."""
+        return ([self.across] if self.across else []) + [bundle.verdict for bundle in self.worst_first]
 
     @property
     def digest(self) -> str:

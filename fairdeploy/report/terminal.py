@@ -42,6 +42,9 @@ def print_verdicts(source: Source, console: Console, *, flags: str = "") -> None
         What names the project to the commands of the next steps, as in ``-C kiosk``.
     """
     console.print(Text(source.title + (f", build {source.build.build_id}" if source.build else "")))
+    if source.across:
+        console.print()
+        print_verdict(source.across, console)
     for bundle in source.worst_first:
         console.print()
         print_verdict(bundle.verdict, console)
@@ -63,7 +66,7 @@ def print_verdicts(source: Source, console: Console, *, flags: str = "") -> None
 def print_verdict(verdict: Verdict, console: Console) -> None:
     """Print one verdict: its line, the cells that decide, worst first and at most ten, and how many pass."""
     line = Text(f"{words.STATUS_SHAPE[verdict.status]} {words.STATUS_WORD[verdict.status]}", STYLE[verdict.status])
-    console.print(line.append(f"  {verdict.target}", "bold"))
+    console.print(line.append(f"  {words.target_name(verdict.target)}", "bold"))
     if verdict.sentence:
         console.print(_indented(verdict.sentence, 2))
     ordered = view.deciding_first(verdict.cells)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fairdeploy.bundle import Bundle
 from fairdeploy.evidence.records import Change, Group, Rate
-from fairdeploy.gates import CellVerdict, Status, nearness
+from fairdeploy.gates import CellVerdict, Status, Verdict, nearness
 from fairdeploy.report import charts, words
 from fairdeploy.report.circumstances import CHANGES
 from fairdeploy.report.find import find_change, group_key
@@ -92,8 +92,29 @@ def target_view(bundle: Bundle, *, flags: str = "") -> TargetView:
         fake=evidence.fake_device or bundle.manifest.fake_device,
         failure=evidence.failure,
         steps=next_steps(bundle, flags=flags),
-        tally=tuple((one, statuses.count(one)) for one in words.WORST_FIRST if one in statuses),
+        tally=_tally(statuses),
     )
+
+
+def across_view(verdict: Verdict) -> TargetView:
+    """Shape the verdict over all targets for the verdict list; what mends it stands with each target."""
+    statuses = [cell.status for cell in verdict.cells]
+    return TargetView(
+        id=words.target_name(verdict.target),
+        status=verdict.status,
+        sentence=verdict.sentence,
+        level="",
+        level_reason="",
+        measured=True,
+        fake=False,
+        failure=None,
+        steps=(),
+        tally=_tally(statuses),
+    )
+
+
+def _tally(statuses: Sequence[Status]) -> tuple[tuple[Status, int], ...]:
+    return tuple((one, statuses.count(one)) for one in words.WORST_FIRST if one in statuses)
 
 
 def harm(change: Change | None, *, rises: bool) -> tuple[bool, bool, float]:

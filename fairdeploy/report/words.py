@@ -9,6 +9,7 @@ from __future__ import annotations
 from fairdeploy.evidence import metrics
 from fairdeploy.evidence.records import Group, Interval, Level
 from fairdeploy.gates import CellVerdict, Status
+from fairdeploy.gates.across import ALL_TARGETS
 from fairdeploy.gates.records import EXCESS, LATENCY, PLAIN_WORDS, Unit
 
 THIN = "\u202f"
@@ -44,6 +45,11 @@ def metric_name(metric: str) -> str:
     """Return a metric's name in the field's words, as in "true positive rate"."""
     percentile = LATENCY.fullmatch(metric)
     return f"p{percentile[1]} latency" if percentile else PLAIN_WORDS.get(metric, metric.replace("_", " "))
+
+
+def target_name(target: str) -> str:
+    """Return a target's name; "*" is all of them together."""
+    return "all targets together" if target == ALL_TARGETS else target
 
 
 def group_name(group: Group) -> str:
@@ -141,12 +147,12 @@ def size(value_bytes: int | None) -> str:
     return f"{significant(value_bytes / scale)}{THIN}{unit}"
 
 
-def quantity(value: float | None, unit: Unit) -> str:
+def quantity(value: float | None, unit: Unit, *, decimals: int = 1) -> str:
     """Return a gated quantity in its unit; rates and their differences in points, without a unit."""
     if value is None:
         return NONE
     if unit == "rate":
-        return rate(value)
+        return number(100 * value, decimals)
     if unit == "ratio":
         return number(value, 2)
     return f"{significant(value)}{THIN}{unit}"

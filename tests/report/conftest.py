@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -273,6 +274,7 @@ def kiosk_folder(kiosk: Build, tmp_path: Path) -> Path:
     build = build.model_copy(update={"build_id": build_id})
     for name in REFERENCES:
         write_atomic(folder / "references" / f"{name}.onnx", name.encode())
+    log = json.dumps([entry.model_dump(mode="json") for entry in build.decisions])
     for one in bundles:
         records = {
             "evidence.json": one.evidence, "verdict.json": one.verdict, "gates.json": one.gates,
@@ -281,7 +283,7 @@ def kiosk_folder(kiosk: Build, tmp_path: Path) -> Path:
         seal(
             folder / one.verdict.target,
             records,
-            {},
+            {"decision-log.json": log},
             None,
             **one.manifest.model_dump(exclude={"files", "build_id"}),
             build_id=build_id,

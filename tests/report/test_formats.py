@@ -141,7 +141,8 @@ def test_the_model_card_follows_cyclonedx_and_holds_every_number_with_its_interv
     for component, bundle in zip(document["components"], source.bundles, strict=True):
         metrics = component["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
         for rate in bundle.evidence.rates:
-            wanted = {"type": rate.metric, "value": "undefined" if rate.value is None else repr(rate.value)}
+            name = f"{rate.metric} against {rate.against}" if rate.against else rate.metric
+            wanted = {"type": name, "value": "undefined" if rate.value is None else repr(rate.value)}
             if rate.interval:
                 bounds = {"lowerBound": repr(rate.interval.lower), "upperBound": repr(rate.interval.upper)}
                 wanted["confidenceInterval"] = bounds  # type: ignore[assignment]
@@ -285,3 +286,33 @@ def test_an_evidence_without_a_rate_is_still_reported(kiosk: Build) -> None:
 def test_a_verdict_of_no_kind_known_here_is_refused_by_the_record() -> None:
     with pytest.raises(ValueError, match="status"):
         Verdict(target="t", status="fine", sentence="", cells=(), gates_digest="", evidence_digest="")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def across(kiosk: Build) -> Source:
+    """Return a build with a verdict over all targets, one of whose two cells failed."""
+    cells = kiosk[1][0].verdict.cells[:2]
+    failed = cells[1].model_copy(update={"status": "fail", "reason": "The targets are 9 points apart.", "value": 0.09})
+    over_all = kiosk[1][0].verdict.model_copy(
+        update={
+            "target": "*",
+            "status": "fail",
+            "sentence": "Over all targets, one failed.",
+            "cells": (cells[0], failed),
+        }
+    )
+    return Source(kiosk[1], kiosk[0].model_copy(update={"across": over_all}))
+
+
+def test_the_verdict_over_all_targets_stands_in_every_format(across: Source) -> None:
+    for name, render in FORMATS.items():
+        text = render(across)
+        wanted = ["Over all targets, one failed."] if name != "sarif" else []
+        wanted += ["all targets together"] if name not in ("json", "model-card") else []
+        wanted += ["The targets are 9 points apart."] if name != "model-card" else []
+        assert [one for one in wanted if one not in text] == [], name
+    suites = valid_junit(FORMATS["junit"](across)).findall("testsuite")
+    assert (suites[-1].get("name"), suites[-1].get("failures")) == ("all targets together", "1")
+    assert suites[:-1] != []
+    page = FORMATS["html"](across)
+    assert page.index("all targets together") < page.index("this-host-int8")
