@@ -12,7 +12,7 @@
         verdict.json        Verdict
         gates.json          Gates, as read before the targets were run
         model-spec.json, target.json
-        tally-<reference>.json
+        tally-<reference>.json, scores-<column>.json where there are scores
         decision-log.json
 
 What ``fairdeploy judge --out`` writes is one such folder; in the place of artifact, model-spec.json and target.json it
@@ -21,6 +21,7 @@ has predictions.json (`PredictionsRecord`), since its predictions were made else
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from typing import Any, Literal
 from fairdeploy.errors import ConfigError, IntegrityError
 from fairdeploy.evidence import Evidence, Tally
 from fairdeploy.evidence.records import EvidenceRecord, Reference
+from fairdeploy.evidence.scores import Scores
 from fairdeploy.gates import Gates, Verdict
 from fairdeploy.model import ModelSpec
 from fairdeploy.records import Record, digest, file_digest, write_atomic
@@ -98,12 +100,16 @@ class LogEntry(Record):
     reason: str
 
 
+LOOK = "evaluate"  # station of those entries of the decision log that are looks at the evaluate split
+
+
 class BuildRecord(Record):
     """What all targets of one build share.
 
     `attempts` counts the builds that were judged on this very evaluate split in this project's folder, `gate_sets`
-    the different sets of gates that they were judged under. `inputs` are the digests of all that went in: the user's
-    code and weights, the configuration, and each split.
+    the different sets of gates that they were judged under; each look ends the decision log. `across` is the verdict
+    over all targets under `across_gates`, where the project asks for one. `inputs` are the digests of all that went
+    in: the user's code and weights, the configuration, and each split.
     """
 
     schema_version: Literal[1] = 1
@@ -128,6 +134,8 @@ class BuildRecord(Record):
     machine: dict[str, str]
     versions: dict[str, str]
     targets: tuple[str, ...]
+    across_gates: Gates | None = None
+    across: Verdict | None = None
 
 
 class Manifest(Record):
@@ -264,7 +272,7 @@ def load_evidence(bundle: Bundle) -> Evidence:
     Raises
     ------
     IntegrityError
-        If a tally is not the one that the evidence names.
+        If a tally or a histogram of scores is not the one that the evidence names, or is missing.
     """
     tallies: dict[Reference, Tally] = {}
     for name, known in bundle.evidence.tally_digests.items():
@@ -272,7 +280,12 @@ def load_evidence(bundle: Bundle) -> Evidence:
         if tally.digest != known:
             raise IntegrityError(f"{bundle.folder}: tally-{name}.json is not the tally of this evidence")
         tallies[name] = tally
-    return Evidence(record=bundle.evidence, tallies=tallies)
+    scores: dict[str, Scores] = {}
+    for column, known in bundle.evidence.score_digests.items():
+        scores[column] = Scores.from_json((bundle.folder / f"scores-{column}.json").read_text())
+        if scores[column].digest != known:
+            raise IntegrityError(f"{bundle.folder}: scores-{column}.json are not the scores of this evidence")
+    return Evidence(record=bundle.evidence, tallies=tallies, scores=scores)
 
 
 def load_build(folder: Path) -> tuple[BuildRecord, list[TargetBundle]]:
@@ -296,6 +309,10 @@ def load_build(folder: Path) -> tuple[BuildRecord, list[TargetBundle]]:
         bundles.append(bundle)
     if build.build_id != build_identity(build, {one.target.id: (one.target, one.verdict) for one in bundles}):
         raise IntegrityError(f"{folder}: build.json or a whole bundle is not what was sealed")
+    log = [entry.model_dump(mode="json") for entry in build.decisions]
+    for one in bundles:
+        if json.loads((one.folder / "decision-log.json").read_text()) != log:
+            raise IntegrityError(f"{one.folder}: its decision log is not that of build.json")
     foreign = [one.target.id for one in bundles if one.manifest.build_id != build.build_id]
     if foreign:
         raise IntegrityError(f"{folder}: bundles of another build: {', '.join(foreign)}")
@@ -309,8 +326,9 @@ def load_build(folder: Path) -> tuple[BuildRecord, list[TargetBundle]]:
 def build_identity(build: BuildRecord, targets: Mapping[str, tuple[Target, Verdict]]) -> str:
     """Return a build's id: a digest over all that it says, except what differs from run to run."""
     varying = {"build_id", "attempts", "gate_sets", "times", "machine", "versions"}
+    made = build.model_copy(update={"decisions": tuple(one for one in build.decisions if one.station != LOOK)})
     parts: dict[str, Any] = {
-        "record": build.model_dump(mode="json", exclude=varying),
+        "record": made.model_dump(mode="json", exclude=varying),
         "targets": {name: [target.digest, verdict.digest] for name, (target, verdict) in targets.items()},
     }
     return digest(parts)[:12]

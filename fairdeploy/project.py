@@ -122,7 +122,10 @@ class TargetUse(Record):
 
 
 class Project(Record):
-    """The parsed ``fairdeploy.yaml``; paths are relative to its folder."""
+    """The parsed ``fairdeploy.yaml``; paths are relative to its folder.
+
+    Gates, the rules over all targets and waivers are read by `fairdeploy.gates`.
+    """
 
     version: Literal[1]
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -133,6 +136,8 @@ class Project(Record):
     groups: Groups
     prune: Prune = Prune()
     gates: dict[str, Any] = Field(min_length=1)
+    across_targets: dict[str, Any] | None = None
+    waivers: tuple[dict[str, Any], ...] = ()
     targets: tuple[TargetUse, ...] = Field(min_length=1)
 
     @field_validator("targets", mode="before")

@@ -108,7 +108,7 @@ class Store:
         label = f"{station}[{of}]" if of else station
         key = digest({"station": station, "parts": parts})[:KEY_LENGTH]
         place = self.root / station / key
-        with self._lock(place):
+        with locked(place):
             if self.fresh and not any(kept.folder == place for kept in self.log):
                 kept = None
             else:
@@ -173,9 +173,11 @@ class Store:
         )
         return f"changed: {', '.join(changed)}" if changed else "the kept result is damaged"
 
-    @contextmanager
-    def _lock(self, place: Path) -> Iterator[None]:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with (place.parent / f".{place.name}.lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+
+@contextmanager
+def locked(place: Path) -> Iterator[None]:
+    """Hold the lock beside a file or folder; another process waits for it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with (place.parent / f".{place.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

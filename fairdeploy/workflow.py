@@ -7,18 +7,18 @@ compiles, runs, judges, gates and seals on its own: when one fails the others go
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from fairdeploy import __version__
+from fairdeploy.attempts import Looks, note_look
 from fairdeploy.bundle import (
     BuildRecord,
     GroupCount,
@@ -35,11 +35,12 @@ from fairdeploy.devices import Device, DeviceFacts
 from fairdeploy.devices.facts import read_facts
 from fairdeploy.errors import ConfigError, ExitCode, MissingExtra
 from fairdeploy.evidence.records import EvidenceRecord, StageName
-from fairdeploy.gates import Verdict, gate, gates_of, worst_exit
-from fairdeploy.line import STATE, Line, Listener
+from fairdeploy.gates import Verdict, gates_of, worst_exit
+from fairdeploy.line import Line, Listener
 from fairdeploy.measure import Predictions
+from fairdeploy.policy import Policy
 from fairdeploy.project import CONFIG_NAME, Project, load_project, resolve_targets
-from fairdeploy.records import digest, write_atomic
+from fairdeploy.records import digest
 from fairdeploy.store import Kept
 
 BUILDS = "build"
@@ -56,8 +57,9 @@ class Build:
 
     @property
     def exit_code(self) -> ExitCode:
-        """The worst of the targets' verdicts."""
-        return worst_exit([bundle.verdict.status for bundle in self.bundles])
+        """The worst of the targets' verdicts and of the one over all targets."""
+        across = [self.record.across.status] if self.record.across else []
+        return worst_exit([*(bundle.verdict.status for bundle in self.bundles), *across])
 
 
 def build(
@@ -68,6 +70,7 @@ def build(
     devices: Mapping[str, Device] | None = None,
     fresh: bool = False,
     listener: Listener | None = None,
+    today: date | None = None,
 ) -> Build:
     """Build every target of a project, or those named.
 
@@ -83,6 +86,8 @@ def build(
         Devices by target id; this host where none is given.
     fresh : bool
         Run every station again.
+    today : date, optional
+        What waivers are held against; this machine's date when left out.
 
     Raises
     ------
@@ -98,12 +103,14 @@ def build(
         if find_spec(package) is None:
             raise MissingExtra("building from a PyTorch model", "torch")
     targets = line.targets(only)
+    policy = Policy.read(line.project, line.document, folder, today=today or date.today())
     splits = line.splits()
     networks = line.networks(splits)
     choice = line.choose(splits, networks)
     deployment = line.deployment(splits, networks, choice.candidate)
     outcomes = [deployment.run(used.target, gates, line.devices.get(used.target.id)) for used, gates in targets]
-    return _seal_build(line, splits, deployment.references, choice, outcomes)
+    outcomes = [replace(one, verdict=policy.gate(one.evidence, one.gates)) for one in outcomes]
+    return _seal_build(line, splits, deployment.references, choice, outcomes, policy)
 
 
 def latest(folder: Path) -> Path:
@@ -112,15 +119,23 @@ def latest(folder: Path) -> Path:
 
 
 def _seal_build(
-    line: Line, splits: dict[str, StoredSplit], references: References, choice: Choice, outcomes: list[Outcome]
+    line: Line,
+    splits: dict[str, StoredSplit],
+    references: References,
+    choice: Choice,
+    outcomes: list[Outcome],
+    policy: Policy,
 ) -> Build:
+    across = policy.gate_across([one.evidence for one in outcomes])
     record = _record(line, splits, references, choice, outcomes)
+    record = record.model_copy(update={"across_gates": policy.across, "across": across})
     build_id = build_identity(record, {one.target.id: (one.target, one.verdict) for one in outcomes})
     place = line.folder / BUILDS / build_id
-    attempts, gate_sets = _count_looks(line.folder, build_id, outcomes)
+    looks = _look(line.folder, build_id, [(one.evidence.record, one.verdict) for one in outcomes], across)
     if not (place / "build.json").is_file():
-        looks = {"build_id": build_id, "attempts": attempts, "gate_sets": gate_sets}
-        record = record.model_copy(update=looks)
+        decisions = (*record.decisions, *looks.entries)
+        counted = {"attempts": looks.builds, "gate_sets": looks.gate_sets, "decisions": decisions}
+        record = record.model_copy(update={"build_id": build_id, **counted})
         place.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=place.parent, prefix=".sealing-"))
         try:
@@ -190,31 +205,13 @@ def _times(line: Line) -> tuple[StationTime, ...]:
     return tuple(StationTime(station=kept.label, seconds=kept.seconds, cached=kept.cached) for kept in first.values())
 
 
-def _count_looks(folder: Path, build_id: str, outcomes: list[Outcome]) -> tuple[int, int]:
-    """Note this look at the evaluate split; return how many builds and how many sets of gates it has seen here."""
-    log = folder / STATE / "attempts.jsonl"
-    looks = _looks(log)
-    data = outcomes[0].evidence.record.data_fingerprint
-    gates = {one.target.id: one.gates.digest for one in outcomes}
-    verdicts = {one.target.id: one.verdict.status for one in outcomes}
-    entry = {"build": build_id, "data": data, "gates": gates, "verdicts": verdicts}
-    if not any(look["build"] == build_id for look in looks):
-        looks.append(entry)
-        write_atomic(log, "".join(json.dumps(look, sort_keys=True) + "\n" for look in looks).encode())
-    looks = [look for look in looks if look["data"] == data]
-    sets = {target: {look["gates"].get(target) for look in looks} - {None} for target in gates}
-    return len(looks), max(len(one) for one in sets.values())
-
-
-def _looks(log: Path) -> list[dict[str, Any]]:
-    """Read the log of looks; raises ConfigError where it was damaged, since a lost look would flatter."""
-    try:
-        found = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
-        if all({"build", "data", "gates"} <= look.keys() for look in found):
-            return found
-    except (ValueError, AttributeError):
-        pass
-    raise ConfigError("is damaged or of an older version: move it away; looks are then counted anew", file=log)
+def _look(
+    folder: Path, name: str, judged: list[tuple[EvidenceRecord, Verdict]], across: Verdict | None = None
+) -> Looks:
+    """Note a look at the evaluate split: what was judged, under which gates, and what came out."""
+    verdicts = [verdict for _, verdict in judged] + ([across] if across else [])
+    gates = {one.target: one.gates_digest for one in verdicts}
+    return note_look(folder, name, judged[0][0].data_fingerprint, gates, {one.target: one.status for one in verdicts})
 
 
 def _point_latest(place: Path) -> None:
@@ -224,8 +221,22 @@ def _point_latest(place: Path) -> None:
     link.replace(place.parent / "latest")
 
 
-def regate(folder: Path, build_folder: Path, only: tuple[str, ...] = (), *, config: str = CONFIG_NAME) -> list[Verdict]:
-    """Gate a finished build's evidence with the gates that the project holds now; nothing is run or written.
+def regate(
+    folder: Path,
+    build_folder: Path,
+    only: tuple[str, ...] = (),
+    *,
+    config: str = CONFIG_NAME,
+    today: date | None = None,
+) -> list[Verdict]:
+    """Gate a finished build's evidence with the gates that the project holds now; nothing is run.
+
+    It is a look at the evaluate split, and is counted as one.
+
+    Returns
+    -------
+    list of Verdict
+        One per target; last the one over all targets, where the project asks for it.
 
     Raises
     ------
@@ -235,16 +246,20 @@ def regate(folder: Path, build_folder: Path, only: tuple[str, ...] = (), *, conf
         If a bundle is not what was sealed.
     """
     project, document = load_project(folder, config)
-    _, bundles = _build_of(project, build_folder)
+    policy = Policy.read(project, document, folder, today=today or date.today())
+    build, bundles = _build_of(project, build_folder)
     built = {bundle.target.id: bundle for bundle in bundles}
-    verdicts = []
+    judged = []
     for used in resolve_targets(project, document, folder, only or tuple(built)):
         if used.target.id not in built:
             raise ConfigError(
                 f"this build has no target '{used.target.id}'; it has {', '.join(built)}", file=build_folder
             )
-        verdicts.append(gate(load_evidence(built[used.target.id]), gates_of(used, project.task)))
-    return verdicts
+        evidence = load_evidence(built[used.target.id])
+        judged.append((evidence, policy.gate(evidence, gates_of(used, project.task))))
+    across = policy.gate_across([evidence for evidence, _ in judged])
+    _look(folder, build.build_id, [(evidence.record, verdict) for evidence, verdict in judged], across)
+    return [verdict for _, verdict in judged] + ([across] if across else [])
 
 
 def _build_of(project: Project, build_folder: Path) -> tuple[BuildRecord, list[TargetBundle]]:
@@ -302,4 +317,6 @@ def verify_artifact(
         "exported": references.predictions["compact"],
     }
     outcome = line.deployment_with(splits, references, stages).judge_artifact(used.target, gates, artifact)
-    return outcome.verdict, outcome.evidence.record
+    evidence = outcome.evidence.record
+    _look(folder, f"artifact {(evidence.artifact_digest or '')[:12]}", [(evidence, outcome.verdict)])
+    return outcome.verdict, evidence

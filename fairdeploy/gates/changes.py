@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.evidence import metrics
+from fairdeploy.evidence.blame import max_t
 from fairdeploy.evidence.cells import cells
 from fairdeploy.evidence.clusters import EffectiveChange, effective_change
-from fairdeploy.evidence.intervals import holm, mcnemar_p
 from fairdeploy.evidence.planner import rows_needed
 from fairdeploy.evidence.records import Group
 from fairdeploy.evidence.tally import Tally
@@ -24,7 +24,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Losses:
-    """A rule's losses over all its cells: everyone first, then the groups, then the same within each context level."""
+    """A rule's losses over all its cells: everyone first, then the groups, then the same within each context level.
+
+    `chance` is the probability of each by chance alone, adjusted over the cells.
+    """
 
     groups: list[Group]
     contexts: list[Group]
@@ -36,14 +39,7 @@ class _Losses:
     effect: Floats
     lower: Floats
     upper: Floats
-
-    @property
-    def chance(self) -> Floats:
-        """Probability of each loss by chance alone: exact McNemar test on effective counts, Holm over the cells."""
-        found, known = np.ones(len(self.n)), self.n > 0
-        effect = self.effect[known]
-        found[known] = holm(mcnemar_p(self.lost[known] / effect, self.gained[known] / effect))
-        return found
+    chance: Floats
 
     @property
     def flip_rate(self) -> float:
@@ -51,18 +47,18 @@ class _Losses:
         return float((self.lost[0] + self.gained[0] + 1) / (self.n[0] + 2))
 
 
-def changes(rule: Rule, tally: Tally, *, clustered: bool) -> list[Finding]:
+def changes(rule: Rule, tally: Tally, *, clustered: bool, seed: int) -> list[Finding]:
     """Hold a ``max_drop`` or ``max_increase`` of a rate against every cell."""
-    losses = _losses(rule, tally, clustered=clustered)
-    chance, flip_rate = losses.chance, losses.flip_rate
-    return [_finding(rule, losses, at, float(chance[at]), flip_rate) for at in range(len(losses.n))]
+    losses = _losses(rule, tally, clustered=clustered, seed=seed)
+    return [_finding(rule, losses, at) for at in range(len(losses.n))]
 
 
-def _losses(rule: Rule, tally: Tally, *, clustered: bool) -> _Losses:
+def _losses(rule: Rule, tally: Tally, *, clustered: bool, seed: int) -> _Losses:
     metric = metrics.RATES[rule.metric]
     groups: list[Group] = []
     contexts: list[Group] = []
     summaries: list[EffectiveChange] = []
+    by_bucket: list[metrics.PairedCounts] = []
     for context, part in parts(rule, tally):
         for cell in cells(part, contexts=False, intersections=rule.intersections):
             counts = metric.counts(part, cell.axes).map(cell.take)
@@ -71,6 +67,7 @@ def _losses(rule: Rule, tally: Tally, *, clustered: bool) -> _Losses:
             groups += cell.groups
             contexts += [context] * len(cell.groups)
             summaries.append(effective_change(counts, clustered=clustered))
+            by_bucket.append(counts)
     bounds = [summary.bounds(rule.confidence) for summary in summaries]
     return _Losses(
         groups,
@@ -79,20 +76,21 @@ def _losses(rule: Rule, tally: Tally, *, clustered: bool) -> _Losses:
         [one for summary in summaries for one in bucket_counts(summary)],
         *(np.concatenate([getattr(one, name) for one in summaries]) for name in ("lost", "gained", "n", "effect")),
         *(np.concatenate(side) for side in zip(*bounds, strict=True)),
+        chance=max_t(*(np.hstack([getattr(one, name) for one in by_bucket]) for name in ("lost", "gained")), seed=seed),
     )
 
 
-def _finding(rule: Rule, losses: _Losses, at: int, chance: float, flip_rate: float) -> Finding:
+def _finding(rule: Rule, losses: _Losses, at: int) -> Finding:
     group, context, n = losses.groups[at], losses.contexts[at], int(losses.n[at])
     if n == 0:
         return undefined(rule, group, context)
     loss = float((losses.lost[at] - losses.gained[at]) / n)
     bounds = loss, float(losses.lower[at]), float(losses.upper[at])
     status, needed = decide(*bounds[1:], rule.bound), None
-    if status == "inconclusive" and loss > rule.bound and chance < 1 - rule.confidence:
+    if status == "inconclusive" and loss > rule.bound and losses.chance[at] < 1 - rule.confidence:
         status = "fail"
     elif status == "inconclusive":
-        needed = _more_rows(rule, n, loss, flip_rate, float(losses.effect[at]))
+        needed = _more_rows(rule, n, loss, losses.flip_rate, float(losses.effect[at]))
     reason = _reason(rule, named(group, context), status, *bounds, rows(n, needed, losses.buckets[at]))
     method = "Tango, paired" + losses.notes[at]
     return Finding(group, status, *bounds, "rate", n, method, reason, needed, context)

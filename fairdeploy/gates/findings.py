@@ -45,5 +45,6 @@ def findings(evidence: Evidence, rule: Rule) -> list[Finding]:
         return list(gaps(rule, tally, seed=record.seed))
     if rule.condition in ("max_drop", "max_increase"):
         assert rule.against is not None  # a rule's own validation
-        return changes(rule, tally, clustered=changes_cluster(tally, rule.against, record.identical_to))
+        clustered = changes_cluster(tally, rule.against, record.identical_to)
+        return changes(rule, tally, clustered=clustered, seed=record.seed)
     return list(absolute(rule, tally))

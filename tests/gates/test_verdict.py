@@ -75,7 +75,7 @@ def test_a_loss_beyond_the_margin_that_may_be_chance_is_inconclusive(tally_of):
 
 def test_blame_is_adjusted_for_the_number_of_groups(tally_of):
     few = {**group("a", 500), **group("b", 500, 6)}
-    many = {**few, **{key: n for at in range(30) for key, n in group(f"x{at}", 500).items()}}
+    many = {**few, **{key: n for at in range(30) for key, n in group(f"x{at}", 500, 3, 3).items()}}
     levels = ("a", "b", *(f"x{at}" for at in range(30)))
     assert decide(DROP, tally_of(few)).cells[2].status == "fail"
     assert decide(DROP, tally_of(many, levels=levels)).cells[2].status == "inconclusive"
