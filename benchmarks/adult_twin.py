@@ -25,8 +25,8 @@ from fairdeploy.yamlfile import read
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "adult"
 MARGIN = 0.01
-PAIRED = Rule(metric="true_positive_rate", condition="max_drop", bound=MARGIN, against="reference")
-TINY = ({"sex_and_race": "Female Amer-Indian-Eskimo"}, {"sex_and_race": "Female Other"})
+PAIRED = Rule(metric="true_positive_rate", condition="max_drop", bound=MARGIN, against="reference", intersections=True)
+TINY = ({"sex": "Female", "race": "Amer-Indian-Eskimo"}, {"sex": "Female", "race": "Other"})
 Columns = dict[str, NDArray[Any]]
 
 
@@ -36,16 +36,15 @@ def example() -> ModuleType:
 
 
 def tally_of(columns: Columns, deployed: str, *, attributes: tuple[str, ...]) -> Tally:
-    crossed = {**columns, "sex_and_race": np.char.add(np.char.add(columns["sex"], " "), columns["race"])}
     return Tally.count(
         Schema(
-            attributes={name: tuple(np.unique(crossed[name]).tolist()) for name in attributes},
+            attributes={name: tuple(np.unique(columns[name]).tolist()) for name in attributes},
             contexts={},
             classes=("at most 50K", "above 50K"),
         ),
         ids=columns["id"],
         labels=columns["label"],
-        attributes={name: crossed[name] for name in attributes},
+        attributes={name: columns[name] for name in attributes},
         contexts={},
         clusters=None,
         reference=columns["reference"],
@@ -144,7 +143,7 @@ def main() -> None:
     gap_gates = decide(
         tally_of(columns, "prediction", attributes=("sex",)), *parse_gates(read(EXAMPLE / "gates.yaml"), ())
     )
-    paired = decide(tally_of(columns, "prediction", attributes=("sex", "race", "sex_and_race")), PAIRED)
+    paired = decide(tally_of(columns, "prediction", attributes=("sex", "race")), PAIRED)
     tiny = [cell for cell in paired.cells if cell.group in TINY]
     rows = len(label)
     result = {
