@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
+import subprocess
+import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import fairdeploy
+from fairdeploy import judgement
 from fairdeploy.bundle import JudgedBundle, load_bundle, load_evidence
 from fairdeploy.errors import ConfigError, DataError, ExitCode, IntegrityError
 from fairdeploy.evidence import Tally
@@ -284,6 +289,88 @@ def test_the_manifest_names_the_files_that_were_read(tmp_path: Path) -> None:
         pd.DataFrame(make_rows(300))[part].to_csv(folder / "rows.csv", index=False)
     judge([tmp_path / "0" / "rows.csv", tmp_path / "1" / "rows.csv"]).save(tmp_path / "bundle")
     assert len(set(load_bundle(tmp_path / "bundle").manifest.parents.values())) == 2
+
+
+def test_scores_are_counted_judged_and_sealed(tmp_path: Path) -> None:
+    rows = make_rows(2000)
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame(rows).assign(
+        score=np.clip(rows["label"] * 0.3 + rng.random(2000) * 0.7, 0, 1), reference=rng.random(2000)
+    )
+    found = judge(frame)
+    assert set(found.evidence.scores) == {"deployed", "reference"}
+    (area,) = [
+        one
+        for one in found.evidence.record.rates
+        if one.metric == "area_under_curve" and one.group == {"sex": "f"} and not one.context
+    ]
+    women = frame[frame.sex == "f"]
+    positives, negatives = (women.score[women.label == one].to_numpy() for one in (1, 0))
+    expected = ((positives[:, None] > negatives) + 0.5 * (positives[:, None] == negatives)).mean()
+    assert area.value == pytest.approx(expected, abs=0.01)
+    assert area.value != 0.5
+    found.save(tmp_path / "bundle")
+    assert load_evidence(load_bundle(tmp_path / "bundle")).scores == found.evidence.scores
+
+
+def test_a_metric_of_two_classes_names_one_of_many() -> None:
+    rng = np.random.default_rng(2)
+    label = rng.choice(["cat", "dog", "owl"], 3000)
+    rows = {"id": np.arange(3000), "label": label, "prediction": label, "reference": label, "score": rng.random(3000)}
+    rows["sex"] = rng.choice(["f", "m"], 3000)
+    found = judge(rows, gates={"true_positive_rate": {"max_drop": 0.03, "class": "owl"}})
+    assert found.exit_code is ExitCode.DONE
+    assert {cell.of_class for cell in found.verdict.cells} == {"owl"}
+    assert next(cell.n for cell in found.verdict.cells if not cell.group) == (label == "owl").sum()
+    assert any("'score' is not used" in note for note in found.notes)
+    assert "class" in refusal(rows, gates=DROP)
+    assert "give a prediction" in refusal(rows, threshold=0.5)
+
+
+def test_a_waiver_in_the_gates_file_waives_its_cell_until_it_expires(tmp_path: Path) -> None:
+    file = tmp_path / "gates.yaml"
+    waiver = "{target: predictions, rule: true_positive_rate.max_drop.reference, bound: 0.03, group: {%s}"
+    why = "reason: the next data set is larger, approver: A. Officer, expires: 2026-12-31}"
+    groups = [waiver % group + ", " + why for group in ("sex: f", "")]
+    file.write_text("gates: {true_positive_rate: {max_drop: 0.03}}\nwaivers:\n  - " + "\n  - ".join(groups) + "\n")
+    rows = make_rows(lost=0.15)
+    found = judge(rows, gates=file, today=date(2026, 12, 31))
+    assert (found.verdict.status, found.exit_code) == ("waived", ExitCode.DONE)
+    assert judge(rows, gates=file, today=date(2027, 1, 1)).exit_code is ExitCode.FAILED
+    assert judge(rows, gates=file, today=date(2026, 12, 31), name="other").exit_code is ExitCode.FAILED
+
+
+def test_rules_over_several_targets_have_no_meaning_here(tmp_path: Path) -> None:
+    file = tmp_path / "gates.yaml"
+    file.write_text("gates: {accuracy: {min: 0.8}}\nacross_targets: {accuracy: {min: 0.8}}\n")
+    assert "across_targets" in refusal(make_rows(), gates=file)
+
+
+def test_the_example_of_its_documentation_runs() -> None:
+    (example,) = doctest.DocTestFinder().find(judgement.judge, globs={})
+    assert doctest.DocTestRunner().run(example).failed == 0
+    assert fairdeploy.judge is judgement.judge
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    line = "".join(f"{{0}}{at:05d},{at % 2},{at % 2},{at % 2},{'fm'[at // 2 % 2]}\n" for at in range(20_000))
+    peaks = []
+    for parts in (5, 25):
+        file = tmp_path / f"{parts}.csv"
+        with file.open("w") as stream:
+            stream.write("id,label,prediction,reference,sex\n")
+            stream.writelines(line.replace("{0}", str(part)) for part in range(parts))
+        code = (
+            "import resource, sys, fairdeploy; found = fairdeploy.judge(sys.argv[1], groups=['sex']); "
+            "print(next(iter(found.evidence.tallies.values())).rows, "
+            "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True)
+        rows, peak_mib = map(int, done.stdout.split())
+        assert rows == parts * 20_000
+        peaks.append(peak_mib)
+    assert peaks[1] - peaks[0] < 30  # 400,000 rows more; held as text they would be 300 MiB
+    assert peaks[1] < 400
 
 
 def column(name: str, change: Callable[[NDArray[Any]], Any]) -> Callable[[Rows], Rows]:

@@ -71,8 +71,8 @@ def _joined(tables: Sequence[Table], others: Sequence[Table], *, id: str, column
         extra = [text for text in values if text not in known]
         wrong = [_some(missing, "are missing there"), _some(extra, "stand only there")]
         raise DataError(
-            f"is not of the same rows: {' and '.join(filter(None, wrong))}. Give the reference's predictions for the "
-            "same ids, or say --unpaired if it saw other rows",
+            f"is not of the same rows: {' and '.join(filter(None, wrong))}: give the reference's predictions for the "
+            "same ids",
             file=others[0].file,
         )
 
