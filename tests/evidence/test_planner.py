@@ -4,6 +4,7 @@ import pytest
 from fairdeploy.errors import ConfigError
 from fairdeploy.evidence.intervals import loss_upper_bound
 from fairdeploy.evidence.planner import (
+    exact_rows_needed,
     gap_rows_needed,
     rate_rows_needed,
     rows_needed,
@@ -91,3 +92,17 @@ def test_a_true_loss_needs_more_rows_and_a_wider_margin():
     assert smallest_margin(2000, 0.05, loss=0.01) > smallest_margin(2000, 0.05)
     n = rows_needed(0.02, 0.05, loss=0.01)
     assert smallest_margin(n, 0.05, loss=0.01) == pytest.approx(0.02, rel=1e-3)
+
+
+@pytest.mark.parametrize(("margin", "flip_rate"), [(0.02, 0.005), (0.05, 0.01), (0.01, 0.005), (0.05, 0.1)])
+def test_where_few_rows_flip_the_plan_has_the_power_that_the_formula_misses(margin, flip_rate):
+    def power(n):
+        chances = [flip_rate / 2, flip_rate / 2, 1 - flip_rate]
+        lost, gained, _ = np.random.default_rng(0).multinomial(n, chances, 20_000).T
+        return (loss_upper_bound(lost, gained, n, 0.95) < margin).mean()
+
+    n = exact_rows_needed(margin, flip_rate)
+    assert power(n) >= 0.79
+    assert rows_needed(margin, flip_rate) <= n <= 1.25 * rows_needed(margin, flip_rate)
+    if (margin, flip_rate) in ((0.02, 0.005), (0.05, 0.01)):
+        assert power(rows_needed(margin, flip_rate)) < 0.78
