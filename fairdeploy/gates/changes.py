@@ -69,14 +69,21 @@ def _losses(rule: Rule, tally: Tally, *, clustered: bool, seed: int) -> _Losses:
             summaries.append(effective_change(counts, clustered=clustered))
             by_bucket.append(counts)
     bounds = [summary.bounds(rule.confidence) for summary in summaries]
+    lower, upper = (np.concatenate(side) for side in zip(*bounds, strict=True))
     return _Losses(
-        groups,
-        contexts,
-        [note for summary in summaries for note in summary.notes],
-        [one for summary in summaries for one in bucket_counts(summary)],
-        *(np.concatenate([getattr(one, name) for one in summaries]) for name in ("lost", "gained", "n", "effect")),
-        *(np.concatenate(side) for side in zip(*bounds, strict=True)),
-        chance=max_t(*(np.hstack([getattr(one, name) for one in by_bucket]) for name in ("lost", "gained")), seed=seed),
+        groups=groups,
+        contexts=contexts,
+        notes=[note for summary in summaries for note in summary.notes],
+        buckets=[one for summary in summaries for one in bucket_counts(summary)],
+        lost=np.concatenate([one.lost for one in summaries]),
+        gained=np.concatenate([one.gained for one in summaries]),
+        n=np.concatenate([one.n for one in summaries]),
+        effect=np.concatenate([one.effect for one in summaries]),
+        lower=lower,
+        upper=upper,
+        chance=max_t(
+            np.hstack([one.lost for one in by_bucket]), np.hstack([one.gained for one in by_bucket]), seed=seed
+        ),
     )
 
 

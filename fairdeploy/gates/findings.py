@@ -5,15 +5,17 @@ from __future__ import annotations
 from fairdeploy.errors import ConfigError
 from fairdeploy.evidence import metrics
 from fairdeploy.evidence.judge import Evidence, changes_cluster
-from fairdeploy.evidence.statistics import STATISTICS
 from fairdeploy.gates.absolute import absolute
 from fairdeploy.gates.changes import changes
 from fairdeploy.gates.finding import Finding, missing
+from fairdeploy.gates.gap_changes import gap_changes
 from fairdeploy.gates.gaps import gaps
 from fairdeploy.gates.measured import latency, size
 from fairdeploy.gates.records import Rule
 from fairdeploy.gates.statistics import statistics
 from fairdeploy.yamlfile import nearest
+
+COUNTED = {*metrics.RATES, *metrics.FLIPS, "worst_group_accuracy"}
 
 
 def findings(evidence: Evidence, rule: Rule) -> list[Finding]:
@@ -39,10 +41,11 @@ def findings(evidence: Evidence, rule: Rule) -> list[Finding]:
         tally = tally.one_vs_rest(tally.schema.classes.index(rule.of_class))
     if rule.within is not None and rule.within not in tally.schema.contexts:
         return [missing(rule, f"there is no context {rule.within}{nearest(rule.within, tally.schema.contexts)}")]
-    if rule.metric in STATISTICS:
-        return list(statistics(rule, tally, seed=record.seed))
     if rule.metric in metrics.GAPS:
-        return list(gaps(rule, tally, seed=record.seed))
+        family = gap_changes if rule.condition == "max_increase" else gaps
+        return list(family(rule, tally, seed=record.seed))
+    if rule.metric not in COUNTED or rule.condition == "max_ratio":
+        return list(statistics(rule, tally, evidence))
     if rule.condition in ("max_drop", "max_increase"):
         assert rule.against is not None  # a rule's own validation
         clustered = changes_cluster(tally, rule.against, record.identical_to)

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from fairdeploy.evidence.metrics import GAPS
 from fairdeploy.evidence.records import LEVELS, Reference
+from fairdeploy.evidence.scores import SCORES
 from fairdeploy.gates.records import (
     PLAIN_WORDS,
     SIZES,
@@ -159,7 +160,11 @@ def _check_groups(document: Document, path: KeyPath, metric: str, entry: dict[st
         if key in entry and (not isinstance(entry[key], str) or not entry[key]):
             raise document.error(f"'{key}' is {entry[key]!r}: give a name as text", (*path, key))
     if metric in GAPS and "intersections" in entry:
-        raise document.error(f"'intersections' does not fit {metric}, which is over one attribute", (*path, key))
+        place = (*path, "intersections")
+        raise document.error(f"'intersections' does not fit {metric}, which is over one attribute", place)
+    for key in ("within", "class"):
+        if key in entry and metric in SCORES:
+            raise document.error(f"'{key}' does not fit {metric}: scores are counted per group only", (*path, key))
     many = task != "binary-classification"
     if "class" in entry and not (many and is_binary(metric)):
         why = "with two classes, the second is the positive one" if not many else f"{metric} is about all classes"

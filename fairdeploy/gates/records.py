@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from fairdeploy.evidence.metrics import FLIPS, GAPS, RATES
 from fairdeploy.evidence.records import Group, Level, Reference
+from fairdeploy.evidence.scores import SCORES
 from fairdeploy.evidence.statistics import STATISTICS
 from fairdeploy.records import Record
 
@@ -23,7 +24,7 @@ EXCESS = "_excess_drop"
 LATENCY = re.compile(r"latency_p([1-9][0-9]?)_ms")
 SIZES: dict[str, Unit] = {"size_mb": "MB", "peak_memory_mb": "MiB"}
 PLAIN_WORDS = {
-    **{metric.name: metric.words for family in (RATES, GAPS, FLIPS, STATISTICS) for metric in family.values()},
+    **{metric.name: metric.words for family in (RATES, GAPS, FLIPS, STATISTICS, SCORES) for metric in family.values()},
     **{f"{metric.name}{EXCESS}": f"excess drop of {metric.words}" for metric in RATES.values()},
     "worst_group_accuracy": "accuracy",
     "size_mb": "artifact's size",
@@ -36,10 +37,10 @@ def conditions_of(metric: str, *, across: bool = False) -> tuple[Condition, ...]
     if metric in RATES:
         spread: tuple[Condition, ...] = ("max_spread",) if across else ()
         return ("min", "max", "max_drop", "max_increase", "max_ratio", *spread)
-    if metric in STATISTICS:
+    if metric in STATISTICS or metric in SCORES:
         return ("min", "max", "max_drop", "max_increase")
     if metric in GAPS:
-        return ("min",) if GAPS[metric].ratio else ("max",)
+        return ("min",) if GAPS[metric].ratio else ("max", "max_increase")
     if metric == "worst_group_accuracy":
         return ("min",)
     if LATENCY.fullmatch(metric):
@@ -55,7 +56,7 @@ def needs_reference(metric: str, condition: str) -> bool:
 def is_binary(metric: str) -> bool:
     """Whether a metric needs two classes, so that `class` must be said where there are more."""
     of = metric.removesuffix(EXCESS)
-    found = RATES.get(of) or GAPS.get(of) or FLIPS.get(of) or STATISTICS.get(of)
+    found = RATES.get(of) or GAPS.get(of) or FLIPS.get(of) or STATISTICS.get(of) or SCORES.get(of)
     return found is not None and found.binary
 
 
@@ -138,6 +139,8 @@ class Rule(Record):
             raise ValueError(f"{self.name}: a bound of {self.bound} can never pass or never fail")
         if not self.is_fairness and (self.within or self.of_class or self.intersections):
             raise ValueError(f"{self.name}: has no groups, so no context, class or intersections either")
+        if self.metric in SCORES and (self.within or self.of_class):
+            raise ValueError(f"{self.name}: scores are counted per group, not within contexts or for one class")
         if self.of_class and not is_binary(self.metric):
             raise ValueError(f"{self.name}: is about all classes together, so it takes no class")
         return self
