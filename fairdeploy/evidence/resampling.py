@@ -4,15 +4,17 @@ Rows get gamma weights within the table label x reference x deployed of their ce
 their bucket (Rubin 1981), the same for both networks, all metrics and all cells. One row more (or one cluster that
 moves as one) is put where it moves the number furthest towards the bound: an imprecise Dirichlet model with s = 1
 (Walley 1996). For a proportion these bounds are exactly Clopper and Pearson's; no cell looks certain because it never
-erred, and no replicate is undefined.
+erred, and no replicate is undefined. A mean of rates can err in several denominators at once, so each label with fewer
+than `FEW_ROWS` rows (or clusters) of a cell gets a row of its own.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from fairdeploy.evidence.tally import BUCKETS, Tally
 
 REPLICATES = 2_000
 CHUNK_NUMBERS = 4_000_000
+FEW_ROWS = 10
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -35,25 +38,20 @@ class Tables:
     everyone_deployed: Floats
     everyone_reference: Floats
 
-    def plus(self, place: tuple[Ints, Ints, Ints], weight: Floats) -> Tables:
-        """Add one row of a weight [..., cells] at (label, reference, deployed) of each cell.
+    def plus(self, labels: Iterable[tuple[int, Ints, Ints, Floats]]) -> Tables:
+        """Add rows (label, reference [cells], deployed [cells], weight [..., cells]) to each cell.
 
-        Everyone's tables grow by each cell's own row, so they become [..., cells, label, prediction].
+        Everyone's tables grow by each cell's own rows, so they become [..., cells, label, prediction].
         """
-        label, first, second = place
         cells = np.arange(self.deployed.shape[-3])
-
-        def add(tables: Floats, prediction: Ints) -> Floats:
-            more = np.broadcast_to(tables, self.deployed.shape).copy()
-            more[..., cells, label, prediction] += weight
-            return more
-
-        return Tables(
-            add(self.deployed, second),
-            add(self.reference, first),
-            add(self.everyone_deployed, second),
-            add(self.everyone_reference, first),
-        )
+        more = [
+            np.broadcast_to(tables, self.deployed.shape).copy()
+            for tables in (self.deployed, self.reference, self.everyone_deployed, self.everyone_reference)
+        ]
+        for label, reference, deployed, weight in labels:
+            for tables, prediction in zip(more, (deployed, reference, deployed, reference), strict=True):
+                tables[..., cells, label, prediction] += weight
+        return Tables(*more)
 
 
 Contrast = Callable[[Tables], Floats]
@@ -83,24 +81,23 @@ def resample(tally: Tally, part: Cells, contrasts: Sequence[Contrast], *, seed: 
     """
     found, size = outcomes(tally, part), len(tally.schema.classes)
     plain = _tables(found, found.counts.sum(0), size)
-    places = _places(size)
+    together = rows_together(found.counts.sum(2)) if tally.schema.clustered else np.ones(len(part.groups))
+    labelled = plain.deployed.sum(-1).T
+    few = (labelled > 0) & (labelled < FEW_ROWS * together)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = [contrast(plain) for contrast in contrasts]
-        one = np.ones(plain.deployed.shape[0])
-        moved = [plain.plus(_everywhere(place, len(one)), one) for place in places]
-        furthest = []
-        for contrast in contrasts:
-            with_one = np.array([contrast(tables) for tables in moved])
-            furthest += [np.where(np.isnan(with_one), -np.inf, sign * with_one).argmax(0) for sign in (-1, 1)]
-        draws: list[list[Floats]] = [[] for _ in furthest]
+        worst = _worst(plain, contrasts, few, size)
+        draws: list[list[Floats]] = [[] for _ in worst]
         for weighted, spare in _replicates(tally, found, part, seed=seed, size=size):
-            tables = _tables(found, weighted, size)
-            more: dict[bytes, Tables] = {}
-            for number, chosen in enumerate(furthest):
-                if chosen.tobytes() not in more:
-                    label, first, second = np.array(places)[chosen].T
-                    more[chosen.tobytes()] = tables.plus((label, first, second), spare)
-                draws[number].append(contrasts[number // 2](more[chosen.tobytes()]))
+            tables, known = _tables(found, weighted, size), dict[bytes, Tables]()
+            for number, rows in enumerate(worst):
+                key = b"".join(one.tobytes() for row in rows for one in row[1:])
+                if key not in known:
+                    known[key] = tables.plus(
+                        (label, first, second, spare[label] * (chosen * together))
+                        for label, first, second, chosen in rows
+                    )
+                draws[number].append(contrasts[number // 2](known[key]))
     undefined = [np.where(np.isnan(value), np.nan, 0.0) for value in values]
     return [
         Resampled(
@@ -110,15 +107,32 @@ def resample(tally: Tally, part: Cells, contrasts: Sequence[Contrast], *, seed: 
     ]
 
 
-def _places(size: int) -> list[tuple[int, int, int]]:
-    """List (label, reference, deployed) of rows that each network has right or wrong, for each label."""
-    answers = [(label, (label + 1) % size) for label in range(size)]
-    return [(label, first, second) for label in range(size) for first in answers[label] for second in answers[label]]
+def _worst(
+    plain: Tables, contrasts: Sequence[Contrast], few: NDArray[np.bool_], size: int
+) -> list[list[tuple[int, Ints, Ints, NDArray[np.bool_]]]]:
+    """Say for each contrast's lower and upper bound which row of each label to add, and in which cells, each [cells].
 
-
-def _everywhere(place: tuple[int, int, int], cells: int) -> tuple[Ints, Ints, Ints]:
-    label, first, second = (np.full(cells, one) for one in place)
-    return label, first, second
+    A row is one that each network has right or wrong: (label, reference, deployed).
+    """
+    cells = few.shape[1]
+    moved = []
+    for label in range(size):
+        answers = (label, (label + 1) % size)
+        for first, second in product(answers, answers):
+            place = label, np.full(cells, first), np.full(cells, second)
+            tables = plain.plus([(*place, np.ones(cells))])
+            moved.append([contrast(tables) for contrast in contrasts])
+    found = []
+    for contrast, sign in product(range(len(contrasts)), (-1, 1)):
+        towards = sign * np.array([values[contrast] for values in moved]).reshape(size, 4, cells)
+        towards = np.where(np.isnan(towards), -np.inf, towards)
+        furthest, chosen = towards.max(1).argmax(0), towards.argmax(1)
+        rows = []
+        for label in range(size):
+            first, second = ((label + wrong) % size for wrong in divmod(chosen[label], 2))
+            rows.append((label, first, second, few[label] | (furthest == label)))
+        found.append(rows)
+    return found
 
 
 def _tables(found: Outcomes, weighted: Floats, size: int) -> Tables:
@@ -130,19 +144,18 @@ def _tables(found: Outcomes, weighted: Floats, size: int) -> Tables:
 
 
 def _replicates(tally: Tally, found: Outcomes, part: Cells, *, seed: int, size: int) -> Iterator[tuple[Floats, Floats]]:
-    """Yield chunks of (weights [replicates, cells, k], the one more row's weight [replicates, cells])."""
+    """Yield chunks of weights [replicates, cells, k], and of those of one more row [label, replicates, cells]."""
     _, cells, k = found.counts.shape
     chunk = max(1, CHUNK_NUMBERS // max(1, cells * max(k, size * size)))
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32("/".join(part.axes).encode())]))
-    clustered = tally.schema.clustered
-    weights, together = cluster_weights(seed) if clustered else None, rows_together(found.counts.sum(2))
+    weights = cluster_weights(seed) if tally.schema.clustered else None
     for start in range(0, REPLICATES, chunk):
         many = min(chunk, REPLICATES - start)
         if weights is not None:
             weighted = (weights[start : start + many] @ found.counts.reshape(BUCKETS, -1)).reshape(many, cells, k)
         else:
             weighted = rng.standard_gamma(found.counts.sum(0), (many, cells, k))
-        yield weighted, rng.standard_exponential((many, cells)) * (together if clustered else 1.0)
+        yield weighted, rng.standard_exponential((size, many, cells))
 
 
 @lru_cache(maxsize=2)

@@ -191,17 +191,18 @@ def load(name: str) -> Statistic:
     ConfigError
         If nobody registers the name (the known ones are given), or its file cannot be imported.
     """
-    if name not in STATISTICS:
-        found = {entry.name: entry for entry in entry_points(group=GROUP)}
-        if name not in found:
-            raise ConfigError(f"unknown statistic '{name}'; known: {', '.join(names())}")
-        try:
-            register(found[name].load())
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"statistic '{name}' ({found[name].value}) cannot be imported: {error}") from error
-        if name not in STATISTICS:
-            raise ConfigError(f"statistic '{name}' ({found[name].value}) calls itself otherwise: use one name")
-    return STATISTICS[name]
+    if name in STATISTICS:
+        return STATISTICS[name]
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name not in found:
+        raise ConfigError(f"unknown statistic '{name}'; known: {', '.join(names())}")
+    try:
+        statistic = found[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"statistic '{name}' ({found[name].value}) cannot be imported: {error}") from error
+    if getattr(statistic, "name", name) != name:
+        raise ConfigError(f"statistic '{name}' ({found[name].value}) calls itself '{statistic.name}': use one name")
+    return register(statistic)
 
 
 def register(statistic: Statistic) -> Statistic:
@@ -213,17 +214,18 @@ def register(statistic: Statistic) -> Statistic:
         If it is no `Statistic`, its name is taken or is no identifier, or its function is not vectorised.
     """
     from fairdeploy.evidence.metrics import FLIPS, GAPS, RATES
+    from fairdeploy.evidence.scores import SCORES
 
     if not isinstance(statistic, Statistic):
         raise ConfigError(f"{statistic!r} is no Statistic: give Statistic(name, words, value)")
-    taken = {*RATES, *GAPS, *FLIPS, *STATISTICS} - ({statistic.name} if STATISTICS.get(statistic.name) else set())
-    if not statistic.name.isidentifier() or statistic.name in taken:
+    if not statistic.name.isidentifier() or statistic.name in {*RATES, *GAPS, *FLIPS, *SCORES, *STATISTICS}:
         raise ConfigError(f"the name '{statistic.name}' is taken, or no identifier: choose another")
-    if STATISTICS.get(statistic.name, statistic) is not statistic:
-        raise ConfigError(f"two statistics are called '{statistic.name}': rename one")
     tables = np.arange(1.0, 25.0).reshape(3, 2, 2, 2)
-    whole = statistic.of(tables)
-    if whole.shape != (3, 2) or not np.array_equal(whole[1, 1], statistic.of(tables[1, 1]), equal_nan=True):
+    try:
+        whole, single = statistic.of(tables), statistic.of(tables[1, 1])
+    except Exception as error:  # a user's function may raise anything
+        raise ConfigError(f"{statistic.name}: its function fails on tables [3, 2, 2, 2]: {error}") from error
+    if whole.shape != (3, 2) or not np.array_equal(whole[1, 1], single, equal_nan=True):
         raise ConfigError(f"{statistic.name}: give one value per table, tables [..., label, prediction] -> [...]")
     STATISTICS[statistic.name] = statistic
     return statistic
