@@ -3,15 +3,17 @@
 ``|gap(estimate) - gap(truth)| <= range over groups of (estimate - truth)``, whatever the truth. So with q the quantile
 of that range under a joint bootstrap, [gap - q, gap + q] covers; the percentile bootstrap of the gap itself covers a
 true gap of 0 in 0 to 37 % of runs. A ratio is a gap of logarithms, with half a hit and half a miss added to each rate
-(Walter 1975), so that a rate of 0 has one. Rows are resampled given their group and label, clusters by their bucket. A
-group whose bootstrap spread is below that of a score test (all right, all wrong, few rows) is topped up to it, so that
-no small group looks certain: its deviations are stretched, which keeps what groups share where each cluster holds rows
-of them all, and what a stretch by `MOST_STRETCH` leaves is noise of the group's own (``benchmarks/coverage.py``).
+(Walter 1975), so that a rate of 0 has one. Rows are resampled given their group and label, clusters by their bucket,
+which keeps what groups share where each cluster holds rows of them all. A resample cannot know of what it has not
+seen: where nothing differs it has no spread at all. So every group gets noise of its own, as if `UNSEEN_MOVES` of its
+effective rows might have moved: with two groups and no difference in n clusters that bounds the gap by 3.1 / n (the
+"rule of three" has 3.0 / n), and fades against what was seen as n grows (``benchmarks/coverage.py``).
 Statistics that are no rates bring the draws of `fairdeploy.evidence.statistics.estimate`.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -26,8 +28,7 @@ from fairdeploy.evidence.statistics import Statistic, estimate
 from fairdeploy.evidence.tally import BUCKETS, Tally
 
 REPLICATES = 2_000
-SCORE_Z2 = 1.96**2
-MOST_STRETCH = 2.0
+UNSEEN_MOVES = 2.5
 TINY = 1e-12
 Floats = NDArray[np.float64]
 
@@ -208,11 +209,10 @@ def _resample_buckets(weights: Floats, hits: NDArray[np.int64], n: NDArray[np.in
 
 
 def _top_up(rng: np.random.Generator, drawn: Floats, summary: EffectiveRate, *, relative: bool = False) -> Floats:
-    """Raise each group's spread to the standard error of a score test at the effective n (of its log: relative)."""
+    """Add each group's own noise: the spread of `UNSEEN_MOVES` among its effective rows (of its log: relative)."""
     n = summary.n / summary.effect
-    centre = (summary.successes / summary.effect + SCORE_Z2 / 2) / (n + SCORE_Z2)
-    wanted, spread = np.sqrt(centre * (1 - centre) / n) / (centre if relative else 1), drawn.std(axis=0)
-    stretch = np.clip(np.divide(wanted, spread, out=np.ones_like(spread), where=spread > 0), 1, MOST_STRETCH)
-    lacking = np.sqrt(np.maximum(wanted**2 - (stretch * spread) ** 2, 0))
-    raised: Floats = stretch * drawn + lacking * rng.standard_normal(drawn.shape)
+    spread = math.sqrt(UNSEEN_MOVES) / n
+    if relative:
+        spread = spread * (n + 1) / (summary.successes / summary.effect + 0.5)
+    raised: Floats = drawn + spread * rng.standard_normal(drawn.shape)
     return raised
