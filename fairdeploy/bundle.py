@@ -156,7 +156,8 @@ class PredictionsRecord(Record):
     """What predictions that were made elsewhere mean: it stands where a built bundle has target and model spec.
 
     `decision` says how the judged predictions were decided and `references` how those of each reference were, as in
-    "column 'prediction'" or "column 'score' >= 0.5". The order of `classes` is that of the tallies.
+    "column 'prediction'" or "column 'score' >= 0.5". The order of `classes` is that of the tallies. `notes` say what
+    was read from the data because nobody declared it, and what looks odd.
     """
 
     schema_version: Literal[1] = 1
@@ -164,6 +165,7 @@ class PredictionsRecord(Record):
     classes: tuple[str, ...]
     decision: str
     references: dict[Reference, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

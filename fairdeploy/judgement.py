@@ -26,7 +26,7 @@ from fairdeploy.data.predictions import Survey, coded, survey
 from fairdeploy.data.roles import LONE, Named, Roles, assign_roles
 from fairdeploy.data.tables import Table, open_table
 from fairdeploy.errors import ConfigError, ExitCode
-from fairdeploy.evidence import Evidence, Schema
+from fairdeploy.evidence import Evidence, Schema, Tally
 from fairdeploy.evidence import judge as judge_tallies
 from fairdeploy.evidence.records import Reference
 from fairdeploy.gates import Gates, Verdict, gate, parse_gates, worst_exit
@@ -50,9 +50,7 @@ class Judgement:
         Every rate, change and gap with its interval, and the tallies.
     gates : Gates
     predictions : PredictionsRecord
-        How the predictions were decided.
-    notes : tuple of str
-        What was read from the data because it was not declared.
+        How the predictions were decided, and notes on what was read from the data because it was not declared.
     files : dict of str to str
         SHA-256 of each file that was read, by its name.
     """
@@ -61,7 +59,6 @@ class Judgement:
     evidence: Evidence
     gates: Gates
     predictions: PredictionsRecord
-    notes: tuple[str, ...]
     files: Mapping[str, str]
 
     @property
@@ -202,7 +199,11 @@ def judge(
     held = _read_gates(gates, found, roles)
     counted = count_rows(coded(tables, roles, found), _schema(roles, found))
     predictions = PredictionsRecord(
-        name=name, classes=found.classes, decision=roles.decision, references=_references(roles, found)
+        name=name,
+        classes=found.classes,
+        decision=roles.decision,
+        references=_references(roles, found),
+        notes=(*found.notes, *_odd(counted.tallies, roles)),
     )
     evidence = judge_tallies(
         target=name,
@@ -217,7 +218,7 @@ def judge(
         scores=counted.scores,
     )
     verdict = gate(evidence, held.gates, waivers=held.waivers, today=today or date.today())
-    return Judgement(verdict, evidence, held.gates, predictions, found.notes, _files([*tables, *others]))
+    return Judgement(verdict, evidence, held.gates, predictions, _files([*tables, *others]))
 
 
 def _read_gates(gates: Mapping[str, Any] | Path | str | None, found: Survey, roles: Roles) -> GatesFile:
@@ -260,6 +261,15 @@ def _references(roles: Roles, found: Survey) -> dict[Reference, str]:
     scored = {name: f" >= {roles.threshold:g}" for name in found.scored}
     columns = {name: f"column '{column}'{scored.get(name, '')}" for name, column in roles.references.items()}
     return columns or {LONE: NO_REFERENCE}  # type: ignore[return-value]
+
+
+def _odd(tallies: Mapping[Reference, Tally], roles: Roles) -> list[str]:
+    """Say which references never differ from what is judged: perhaps they are the same predictions."""
+    at = {name: tally.coordinates for name, tally in tallies.items() if name in roles.references}
+    same = [name for name, one in at.items() if (one["reference"] == one["deployed"]).all()]
+    return [
+        f"'{roles.references[name]}' equals the judged predictions in every row: is it the reference?" for name in same
+    ]
 
 
 def _files(tables: Sequence[Table]) -> dict[str, str]:

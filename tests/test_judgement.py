@@ -22,7 +22,7 @@ from fairdeploy.bundle import JudgedBundle, load_bundle, load_evidence
 from fairdeploy.errors import ConfigError, DataError, ExitCode, IntegrityError
 from fairdeploy.evidence import Tally
 from fairdeploy.evidence import judge as judge_tallies
-from fairdeploy.gates import gate
+from fairdeploy.gates import Gates, Rule, gate
 from fairdeploy.judgement import Judgement
 
 Rows = dict[str, NDArray[Any]]
@@ -126,7 +126,7 @@ def test_scores_decide_at_the_threshold_and_a_reference_may_hold_scores() -> Non
     assert scored.evidence.tallies["reference"] == plain.evidence.tallies["reference"]
     assert scored.predictions.decision == "column 'score' >= 0.3"
     assert scored.predictions.references == {"reference": "column 'reference' >= 0.3"}
-    assert any("'reference' holds scores" in note for note in scored.notes)
+    assert any("'reference' holds scores" in note for note in scored.predictions.notes)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,15 @@ def test_without_a_reference_only_changes_are_refused() -> None:
     assert found.exit_code is ExitCode.DONE
     assert found.margins == ()
     assert "no reference was given" in refusal(rows, gates={"accuracy": {"max_drop": 0.1, "against": "reference"}})
+    sneaked = Gates(rules=(Rule(metric="accuracy", condition="max_drop", bound=0.03, against="reference"),))
+    assert gate(found.evidence, sneaked).status == "fail"
     assert "against" in refusal(rows, gates={"accuracy": {"max_drop": 0.1}})
+
+
+def test_a_reference_that_never_differs_is_said_to_be_odd() -> None:
+    rows = make_rows(300)
+    assert any("equals the judged predictions" in note for note in judge(rows).predictions.notes)
+    assert not any("equals" in note for note in judge(make_rows(300, lost=0.2)).predictions.notes)
 
 
 def test_two_references_are_named() -> None:
@@ -322,7 +330,7 @@ def test_a_metric_of_two_classes_names_one_of_many() -> None:
     assert found.exit_code is ExitCode.DONE
     assert {cell.of_class for cell in found.verdict.cells} == {"owl"}
     assert next(cell.n for cell in found.verdict.cells if not cell.group) == (label == "owl").sum()
-    assert any("'score' is not used" in note for note in found.notes)
+    assert any("'score' is not used" in note for note in found.predictions.notes)
     assert "class" in refusal(rows, gates=DROP)
     assert "give a prediction" in refusal(rows, threshold=0.5)
 

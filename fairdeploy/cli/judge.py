@@ -70,7 +70,6 @@ def judge(
     more = {
         "evidence": found.evidence.record.model_dump(mode="json"),
         "predictions": found.predictions.model_dump(mode="json"),
-        "notes": list(found.notes),
         "margins": [margin.__dict__ for margin in found.margins],
     }
     code = print_result("judge", [found.verdict], Common(json=json), **more)
@@ -124,7 +123,7 @@ def print_groups(found: Judgement, console: Console) -> None:
                     words.count(rate.n),
                 )
         console.print(table)
-    for note in found.notes:
+    for note in found.predictions.notes:
         console.print(Text(note), soft_wrap=True)
     if not found.gates.rules:
         _print_margins(found, console)
