@@ -83,10 +83,9 @@ def resample(tally: Tally, part: Cells, contrasts: Sequence[Contrast], *, seed: 
     plain = _tables(found, found.counts.sum(0), size)
     together = rows_together(found.counts.sum(2)) if tally.schema.clustered else np.ones(len(part.groups))
     labelled = plain.deployed.sum(-1).T
-    few = (labelled > 0) & (labelled < FEW_ROWS * together)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = [contrast(plain) for contrast in contrasts]
-        worst = _worst(plain, contrasts, few, size)
+        worst = _worst(plain, contrasts, labelled, together)
         draws: list[list[Floats]] = [[] for _ in worst]
         for weighted, spare in _replicates(tally, found, part, seed=seed, size=size):
             tables, known = _tables(found, weighted, size), dict[bytes, Tables]()
@@ -108,13 +107,15 @@ def resample(tally: Tally, part: Cells, contrasts: Sequence[Contrast], *, seed: 
 
 
 def _worst(
-    plain: Tables, contrasts: Sequence[Contrast], few: NDArray[np.bool_], size: int
+    plain: Tables, contrasts: Sequence[Contrast], labelled: Floats, together: Floats
 ) -> list[list[tuple[int, Ints, Ints, NDArray[np.bool_]]]]:
     """Say for each contrast's lower and upper bound which row of each label to add, and in which cells, each [cells].
 
-    A row is one that each network has right or wrong: (label, reference, deployed).
+    A row is one that each network has right or wrong: (label, reference, deployed). `labelled` are the rows there are,
+    [label, cells], and `together` how many of them belong to one cluster.
     """
-    cells = few.shape[1]
+    size, cells = labelled.shape
+    few = (labelled > 0) & (labelled < FEW_ROWS * together)
     moved = []
     for label in range(size):
         answers = (label, (label + 1) % size)
@@ -126,7 +127,8 @@ def _worst(
     for contrast, sign in product(range(len(contrasts)), (-1, 1)):
         towards = sign * np.array([values[contrast] for values in moved]).reshape(size, 4, cells)
         towards = np.where(np.isnan(towards), -np.inf, towards)
-        furthest, chosen = towards.max(1).argmax(0), towards.argmax(1)
+        reached, chosen = towards.max(1), towards.argmax(1)
+        furthest = ((reached == reached.max(0)) * (1 + (labelled > 0))).argmax(0)  # of equals, a label that has rows
         rows = []
         for label in range(size):
             first, second = ((label + wrong) % size for wrong in divmod(chosen[label], 2))
