@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fairdeploy.errors import ConfigError
 from fairdeploy.evidence import metrics
 from fairdeploy.evidence.cells import cells
+from fairdeploy.evidence.clusters import FEW_BUCKETS, PRIOR_BUCKETS
 from fairdeploy.evidence.planner import (
     exact_rows_needed,
     gap_rows_needed,
@@ -173,9 +174,28 @@ class _Rows:
     n: int
     together: float
 
-    def effect(self, icc: float) -> float:
-        """Design effect ``1 + (m - 1) icc`` (Kish 1965), m being the rows of the cluster that a row is in."""
-        return round(1 + (self.together - 1) * icc, 2)
+    def effect(self, icc: float, event: float, n: float | None = None) -> float:
+        """Return the design effect that a gate will find in n rows, by default in those there are.
+
+        It is Kish's ``1 + (m - 1) icc`` (1965), m being the rows of the cluster that a row is in, mixed with m itself
+        as `fairdeploy.evidence.clusters` does where few clusters hold an event (a flip, an error) of the given chance.
+        Planned with Kish's alone, cells with 43 rows per cluster and 1 % flips passed in 83 % of simulated runs, not in
+        97.
+        """
+        m, rows = self.together, self.n if n is None else n
+        if rows / m < FEW_BUCKETS:
+            return round(m, 2)
+        informative: float = rows / m * (1 - (1 - event) ** (1 + (m - 1) * (1 - math.sqrt(icc))))
+        kish = 1 + (m - 1) * icc
+        return round((informative * kish + PRIOR_BUCKETS * m) / (informative + PRIOR_BUCKETS), 2)
+
+    def needed(self, independent: int, icc: float, event: float) -> int:
+        """Return how many clustered rows say as much as so many independent ones."""
+        low, high = float(independent), independent * self.together
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if independent * self.effect(icc, event, middle) <= middle else (middle, high)
+        return math.ceil(round(high, 6))
 
 
 def _rows(tally: Tally, n: NDArray[np.int64]) -> list[_Rows]:
@@ -201,7 +221,7 @@ def _denominators(tally: Tally, metric: metrics.RateMetric) -> list[tuple[Group,
 
 def _plan_cell(rule: PlannedRule, group: Group, rows: _Rows, groups: int, given: Assumptions) -> PlanRow:
     wanted: dict[str, Any] = {"alpha": 1 - rule.confidence, "power": given.power, "groups": groups}
-    n, effect = rows.n, rows.effect(given.icc)
+    n, effect = rows.n, rows.effect(given.icc, _event(rule, given))
     needed: int | None
     if rule.condition in ("max_drop", "max_increase"):
         wanted["loss"] = given.loss
@@ -224,6 +244,13 @@ def _plan_cell(rule: PlannedRule, group: Group, rows: _Rows, groups: int, given:
     return _row(rule, group, rows, needed, margin, planned, f"{assumed}; all {groups} cells pass", given)
 
 
+def _event(rule: PlannedRule, given: Assumptions) -> float:
+    """Return the chance of what makes a cluster informative: a flip, or the rarer of hit and miss."""
+    if rule.condition in ("max_drop", "max_increase"):
+        return given.flip_rate
+    return min(expected_rate(rule, given), 1 - expected_rate(rule, given))
+
+
 def expected_rate(rule: PlannedRule, given: Assumptions) -> float:
     """Return the expected value of a rate that is gated by itself."""
     return given.flip_rate if rule.metric in metrics.FLIPS else given.rate
@@ -238,7 +265,7 @@ def _plan_gap(rule: PlannedRule, tally: Tally, attribute: str, given: Assumption
     levels = metrics.present_levels(tally, attribute)
     counts = [rate.counts(tally, (attribute,)).n[:, : len(levels)] for rate in _rates_of(metric)]
     each = [rows for n in counts for rows in _rows(tally, n)]
-    weakest = min(each, key=lambda rows: rows.n / rows.effect(given.icc))
+    weakest = min(each, key=lambda rows: rows.n / rows.effect(given.icc, _event(rule, given)))
 
     wanted: dict[str, Any] = {
         "levels": len(levels),
@@ -248,7 +275,7 @@ def _plan_gap(rule: PlannedRule, tally: Tally, attribute: str, given: Assumption
         "gap": given.gap,
     }
     needed = gap_rows_needed(rule.bound, given.rate, **wanted)
-    margin = smallest_gap(weakest.n / weakest.effect(given.icc), given.rate, **wanted)
+    margin = smallest_gap(weakest.n / weakest.effect(given.icc, _event(rule, given)), given.rate, **wanted)
     truth = f"truly have a rate of {given.rate:.1%}" if not given.gap else f"truly lie within {given.gap:.1%}"
     assumed = f"all levels {truth} (half-width of the range of {len(levels)} levels)"
     return _row(rule, {attribute: metrics.ALL}, weakest, needed, margin, given.power, assumed, given)
@@ -270,8 +297,8 @@ def _row(
     assumed: str,
     given: Assumptions,
 ) -> PlanRow:
-    effect = rows.effect(given.icc)
-    in_all = None if needed is None else math.ceil(needed * effect)
+    effect = rows.effect(given.icc, _event(rule, given))
+    in_all = None if needed is None else rows.needed(needed, given.icc, _event(rule, given))
     return PlanRow(
         rule=rule.name,
         metric=rule.metric,

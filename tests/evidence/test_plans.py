@@ -5,6 +5,7 @@ from fairdeploy.errors import ConfigError
 from fairdeploy.evidence import Schema, Tally
 from fairdeploy.evidence.planner import gap_rows_needed, rows_needed
 from fairdeploy.evidence.plans import Assumptions, plan_rule
+from fairdeploy.evidence.power import simulated_power
 from fairdeploy.evidence.tally import BUCKETS
 from fairdeploy.gates import Rule
 
@@ -81,13 +82,18 @@ def test_each_cell_has_the_design_effect_of_its_own_rows():
         rule = Rule(metric=metric, condition="max_drop", bound=0.02, against="dense")
         return plan_rule(rule, tally, assumptions=given)
 
-    def effect(squares, rows):  # without the pairs of unrelated clusters that a random bucket would hold
-        return round(1 + ((squares - rows**2 / BUCKETS) / (1 - 1 / BUCKETS) / rows - 1) * 0.2, 2)
+    def effect(squares, rows, event=0.05):
+        m = (squares - rows**2 / BUCKETS) / (1 - 1 / BUCKETS) / rows  # without pairs of unrelated clusters
+        if rows / m < 10:
+            return round(m, 2)
+        moved = rows / m * (1 - (1 - event) ** (1 + (m - 1) * (1 - np.sqrt(0.2))))
+        return round((moved * (1 + (m - 1) * 0.2) + 2 * m) / (moved + 2), 2)
 
     everyone, a, b = plan("accuracy")
     assert (a.design_effect, b.design_effect) == (effect(500, 50), effect(2508, 54))
     assert everyone.design_effect == effect(3008, 104)
-    assert [row.rows_needed for row in (a, b)] == [int(np.ceil(row.design_effect * needed)) for row in (a, b)]
+    assert (a.design_effect, everyone.design_effect) == (a.rows_per_cluster, everyone.rows_per_cluster)  # few clusters
+    assert all(2 * needed < row.rows_needed <= row.rows_per_cluster * needed for row in (a, b))
     assert a.assumption.endswith(f"; design effect {a.design_effect}")
     assert a.shared_assumption == b.shared_assumption == a.assumption.removesuffix(f"; design effect {a.design_effect}")
     assert plan("true_positive_rate")[2].design_effect == 1  # one positive row of each
@@ -136,3 +142,16 @@ def test_what_no_formula_covers_is_not_planned(tally_of):
     tally = tally_of(LABELS)
     assert plan_rule(Rule(metric="demographic_parity_ratio", condition="min", bound=0.8), tally) == ()
     assert plan_rule(Rule(metric="predictive_parity_difference", condition="max", bound=0.1), tally) == ()
+
+
+@pytest.mark.parametrize(("clusters", "size", "icc", "flips"), [(95, 43, 0.1, 0.01), (400, 5, 0.3, 0.02)])
+def test_clustered_rows_are_planned_to_the_power_that_is_wanted(clusters, size, icc, flips):
+    rule = Rule(metric="accuracy", condition="max_drop", bound=0.02, against="dense")
+    given = Assumptions(flip_rate=flips, icc=icc)
+    b = plan_rule(rule, people([size] * clusters), assumptions=given)[2]
+    power = [
+        simulated_power(rule, n, assumptions=given, rows_per_cluster=size, runs=500)
+        for n in (b.rows_needed, b.rows_needed // 2)
+    ]
+    assert power[0] >= b.planned_power - 0.04
+    assert power[1] < b.planned_power - 0.1
