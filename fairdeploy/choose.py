@@ -36,7 +36,7 @@ def choose(
 
     The gates that do not depend on a target decide: absolute fairness and changes against dense. Of candidates that
     pass them, the one with the fewest MACs; when none passes, of those with the best status the one with the highest
-    worst-group accuracy.
+    worst-group accuracy, and of several the one with the fewest MACs.
     """
     reference = meter.predict(Model.onnx(dense), tune, device=host, of="dense on tune")
     gates = Gates(rules=tuple(rule for rule in rules if rule.is_fairness and rule.against != "compact"))
@@ -73,7 +73,7 @@ def choose(
         chosen, _ = min(feasible, key=lambda pair: pair[1].macs)
         why = "it has the fewest MACs of those whose gates hold on tune"
     else:
-        chosen, _ = max(feasible, key=lambda pair: pair[1].worst_group_accuracy)
+        chosen, _ = max(feasible, key=lambda pair: (pair[1].worst_group_accuracy, -pair[1].macs))
         why = f"no candidate passes on tune; of those that are '{ORDER[best]}' it has the best worst-group accuracy"
     records = tuple(
         record.model_copy(update={"chosen": one is chosen, "reason": why if one is chosen else f"on tune: {status}"})

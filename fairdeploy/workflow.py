@@ -40,7 +40,7 @@ from fairdeploy.line import Line, Listener
 from fairdeploy.measure import Predictions
 from fairdeploy.policy import Policy
 from fairdeploy.project import CONFIG_NAME, Project, load_project, resolve_targets
-from fairdeploy.records import digest
+from fairdeploy.records import digest, file_digest
 from fairdeploy.store import Kept
 
 BUILDS = "build"
@@ -298,18 +298,22 @@ def verify_artifact(
     Raises
     ------
     ConfigError
-        If the artifact or a reference is missing.
+        If the artifact or a reference is missing, or the baseline is the artifact itself.
+    IntegrityError
+        If the latest build or its references are not what was sealed.
     """
-    kept = latest(folder) / "references"
-    dense = baseline or kept / "dense.onnx"
-    compact = kept / "compact.onnx" if (kept / "compact.onnx").is_file() else dense
+    line = Line(folder, config, listener=listener or Listener())
+    ((used, gates),) = line.targets((name,))
+    built = latest(folder).exists()
+    if built:
+        _build_of(line.project, latest(folder))
+    dense = baseline or latest(folder) / "references" / "dense.onnx"
+    compact = latest(folder) / "references" / "compact.onnx" if built else dense
     for file, what in ((artifact, "--artifact"), (dense, "--baseline (or run 'fairdeploy build' first)")):
         if not file.is_file():
             raise ConfigError(f"no such file: give it with {what}", file=file)
-    line = Line(folder, config, listener=listener or Listener())
-    ((used, gates),) = line.targets((name,))
-    if compact != dense:
-        _build_of(line.project, latest(folder))
+    if file_digest(artifact) == file_digest(compact) and not built:
+        raise ConfigError("is the artifact itself: give the network that it was made from with --baseline", file=dense)
     splits = line.splits(("calibrate", "evaluate"))
     references = line.references(dense, compact, splits["evaluate"])
     stages: dict[StageName, Predictions] = {

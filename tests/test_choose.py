@@ -89,6 +89,12 @@ def test_when_none_passes_the_best_worst_group_of_the_least_bad(tmp_path: Path) 
     assert "best worst-group accuracy" in undecided.decisions[0].reason
 
 
+def test_of_equals_that_do_not_pass_the_smallest(tmp_path: Path) -> None:
+    dark = np.flatnonzero(TONES == "dark")
+    choice = decide(tmp_path, small=dark[2:16], middle=dark[:14], large=dark[:300])
+    assert choice.candidate.name == "small"
+
+
 def test_gates_against_compact_latency_and_size_wait_for_the_target(tmp_path: Path) -> None:
     later = (
         Rule(metric="accuracy", condition="max_drop", bound=0.02, against="compact"),
