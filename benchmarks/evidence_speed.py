@@ -65,7 +65,7 @@ def fastest(work: Callable[[], Any], times: int) -> tuple[float, Any]:
 
 
 def positive(column: NDArray[Any]) -> NDArray[np.int64]:
-    return (column == "yes").astype(np.int64)
+    return np.asarray(column == "yes", np.int64)
 
 
 def count(columns: Columns, *, clustered: bool) -> Tally:
@@ -108,8 +108,8 @@ def row(what: str, ours: float, theirs: float, wanted: int | None) -> dict[str, 
     met = "" if wanted is None else "yes" if ratio >= wanted else f"no, {wanted / ratio:.1f} times too slow"
     return {
         "": what,
-        "fairdeploy": f"{1e3 * ours:.3g} ms",
-        "fairlearn": f"{1e3 * theirs:.3g} ms",
+        "fairdeploy, ms": f"{1e3 * ours:.3g}",
+        "fairlearn, ms": f"{1e3 * theirs:,.0f}",
         "ratio": f"{ratio:,.0f}",
         "wanted": "" if wanted is None else f"≥ {wanted:,}",
         "met": met,

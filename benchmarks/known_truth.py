@@ -266,7 +266,8 @@ power of {POWER:g}: {planned["independent"]} per intersection and label, {planne
 
 A cell that fails is blamed rightly if its true drop (or gap) is beyond its bound. A stage is blamed if its own step,
 against the stage before, fails. In brackets 95 % Clopper-Pearson intervals; for cells, as if they were independent.
-Releases exactly at the margin count in neither.
+Releases exactly at the margin count in none of these: they must not pass; they fail where the loss that was seen is
+beyond the margin and surely no chance.
 
 ## Verdicts by truth
 

@@ -44,12 +44,12 @@ class Adult:
     @property
     def test(self) -> NDArray[np.bool_]:
         """Which rows are of the official test split."""
-        return self.columns["official_split"] == "test"
+        return np.asarray(self.columns["official_split"] == "test")
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """1 where the income is above 50,000 dollars."""
-        return (self.columns["income"] == ">50K").astype(np.int64)
+        return np.asarray(self.columns["income"] == ">50K", np.int64)
 
 
 def load(file: Path = FOLDER / "data" / "adult.csv.xz") -> Adult:
