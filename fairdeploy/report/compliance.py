@@ -39,7 +39,8 @@ def _view(bundle: Bundle, build: BuildRecord | None) -> ComplianceView:
     figures = compliance(bundle.evidence)
     cells = Table(
         title="Every gated cell",
-        note="Rates in %, changes and gaps in points. The bound at 1 − α decides, against the margin. "
+        note="Rates in %, changes and gaps in points; where a drop is limited, a loss is positive. The bound at 1 − α "
+        "decides, against the margin. "
         f"Seed of the bootstrap: {bundle.evidence.seed}.",
         columns=CELL_COLUMNS,
         rows=tuple(_cell(bundle.evidence, cell) for cell in bundle.verdict.cells),
@@ -69,7 +70,8 @@ def _facts(bundle: Bundle, build: BuildRecord | None) -> Iterable[tuple[str, str
     yield from _groups(evidence)
     yield "Rows excluded", "none: a row that cannot be used is refused, never dropped"
     yield "Evidence digest", bundle.verdict.evidence_digest
-    yield "Gates digest, fixed before the target ran", bundle.verdict.gates_digest
+    fixed = "" if isinstance(bundle, JudgedBundle) else ", fixed before the target ran"
+    yield f"Gates digest{fixed}", bundle.verdict.gates_digest
     for name, known in evidence.tally_digests.items():
         yield f"Tally digest, {name}", known
     yield "Method and version", f"fairdeploy {manifest.versions.get('fairdeploy', 'of unknown version')}"

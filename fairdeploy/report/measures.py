@@ -26,7 +26,7 @@ def measure_tables(evidence: EvidenceRecord) -> list[Table]:
         _gaps(evidence.gaps),
         _by_group(
             "Statistics and scores of what is deployed",
-            f"In %, with intervals. {QUANTISATION}",
+            "In %, with intervals.",
             [one for one in rates if one.metric not in FLIPS],
         ),
         _by_group(
@@ -39,7 +39,9 @@ def measure_tables(evidence: EvidenceRecord) -> list[Table]:
     for suffix, title, unit in KINDS:
         chosen = [one for one in shifts if one.metric.endswith(suffix)]
         shifts = [one for one in shifts if not one.metric.endswith(suffix)]
-        tables.append(_by_group(title, f"In {unit}, with intervals.{unpaired} {QUANTISATION}", chosen))
+        for against in dict.fromkeys(one.against for one in chosen):
+            note = f"In {unit}, with intervals, against {against}.{unpaired}"
+            tables.append(_by_group(title, note, [one for one in chosen if one.against == against]))
     return [table for table in tables if table.rows]
 
 
@@ -71,12 +73,13 @@ def _gap(gap: Gap) -> tuple[str, ...]:
 def _by_group(title: str, note: str, records: Sequence[Rate | Shift]) -> Table:
     """Lay records out as groups x (metric, reference)."""
     columns = list(dict.fromkeys((one.metric, one.against) for one in records))
+    several = len({against for _, against in columns}) > 1
     groups = {group_key(one.group): one.group for one in records}
     found = {(group_key(one.group), one.metric, one.against): _number(one) for one in records}
     return Table(
         title=title,
-        note=note,
-        columns=("Group", *(_heading(metric, against) for metric, against in columns)),
+        note=f"{note} {QUANTISATION}" if any(one.quantisation for one in records) else note,
+        columns=("Group", *(_heading(metric, against if several else None) for metric, against in columns)),
         rows=tuple(
             (words.group_name(group), *(found.get((key, *column), words.NONE) for column in columns))
             for key, group in groups.items()

@@ -96,16 +96,19 @@ def _card(source: Source, bundle: Bundle) -> Plain:
 
 
 def _metrics(bundle: Bundle) -> Iterable[Plain]:
+    """Yield every number over all contexts; those within one stand in the JSON document."""
     evidence = bundle.evidence
     for rate in evidence.rates:
-        name = f"{rate.metric} against {rate.against}" if rate.against else rate.metric
-        yield _metric(name, rate.value, {**rate.group, **rate.context}, rate.interval)
+        if not rate.context:
+            name = f"{rate.metric} against {rate.against}" if rate.against else rate.metric
+            yield _metric(name, rate.value, rate.group, rate.interval)
     for gap in evidence.gaps:
         yield _metric(gap.metric, gap.value, {gap.attribute: "*"}, gap.interval)
     changes: list[Change | Shift] = [*evidence.changes, *evidence.shifts]
     for change in changes:
-        name = f"change of {change.metric} against {change.against}"
-        yield _metric(name, change.change, {**change.group, **change.context}, change.interval)
+        if not change.context:
+            name = f"change of {change.metric} against {change.against}"
+            yield _metric(name, change.change, change.group, change.interval)
     for name, value in (evidence.latency.percentiles if evidence.latency else {}).items():
         assert evidence.latency is not None
         yield _metric(f"latency_{name}_ms", value, {}, evidence.latency.intervals.get(name))
