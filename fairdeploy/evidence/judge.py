@@ -111,6 +111,7 @@ def judge(
     changes = tuple(
         one for name, tally in tallies.items() for one in change_records(tally, name, clustered=clustered[name])
     )
+    shifts = tuple(one for name, tally in tallies.items() for one in shift_records(tally, name, scores, seed=seed))
     rates = () if main is None else rate_records(main, scores.get("deployed"), seed=seed)
     flips = (one for name, tally in tallies.items() for one in flip_records(tally, name))
     record = EvidenceRecord(
@@ -135,8 +136,8 @@ def judge(
         rates=(*rates, *flips),
         changes=changes,
         gaps=() if main is None else gap_records(main, seed),
-        shifts=tuple(one for name, tally in tallies.items() for one in shift_records(tally, name, scores, seed=seed)),
-        reversals=reversal_records(changes),
+        shifts=shifts,
+        reversals=reversal_records(changes, shifts),
         latency=None if latencies_ms is None else _latency(latencies_ms, threads, percentiles),
         reference_latency={
             name: _latency(samples, threads, percentiles) for name, samples in reference_latencies_ms.items()

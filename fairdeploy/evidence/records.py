@@ -87,7 +87,10 @@ class Shift(Record):
 
 
 class Reversal(Record):
-    """Simpson's reversal: a group's change over everything has one sign, within every level of a context the other."""
+    """Simpson's reversal: a group's number over everything has one sign, within every level of a context the other.
+
+    `change` and `within` are changes of a statistic, or excess drops; `metric` says which.
+    """
 
     metric: str
     against: Reference

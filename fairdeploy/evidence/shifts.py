@@ -16,6 +16,7 @@ from fairdeploy.evidence.statistics import Estimate, method
 from fairdeploy.evidence.tally import Tally
 
 COMPARED = ("accuracy", "true_positive_rate", "false_positive_rate", "selection_rate")
+Cell = tuple[tuple[str, str], ...]
 EXCESS_DROP, NORMALISED_CHANGE = "_excess_drop", "_normalised_change"
 
 
@@ -61,32 +62,38 @@ def shift_records(tally: Tally, against: Reference, scores: Mapping[str, Scores]
     return tuple(found)
 
 
-def reversal_records(changes: Sequence[Change]) -> tuple[Reversal, ...]:
-    """Find the groups whose change over everything has one sign and within every level of a context the other."""
-    within: dict[tuple[str, Reference, tuple[tuple[str, str], ...], str], dict[str, float | None]] = {}
-    for one in changes:
-        for context, level in one.context.items():
-            within.setdefault((one.metric, one.against, tuple(one.group.items()), context), {})[level] = one.change
+def reversal_records(changes: Sequence[Change], shifts: Sequence[Shift]) -> tuple[Reversal, ...]:
+    """Find the groups whose number over everything has one sign and within every level of a context the other.
+
+    The paired change of a rate is a mean of those of its parts with the same weights before and after, so it cannot
+    reverse. What can: the excess drop of a group, whose rows may lie in other contexts than everyone's, and statistics
+    whose denominators move.
+    """
+    changed = {_place(one): one.change for one in changes}
+    numbers = {_place(one): one.change for one in shifts if not one.metric.endswith((EXCESS_DROP, NORMALISED_CHANGE))}
+    for (metric, against, group, context), own in changed.items():
+        if metric in COMPARED and group:
+            everyone = changed[metric, against, (), context]
+            drop = None if own is None or everyone is None else everyone - own
+            numbers[metric + EXCESS_DROP, against, group, context] = drop
+    within: dict[tuple[str, Reference, Cell, str], dict[str, float]] = {}
+    for (metric, against, group, context), number in numbers.items():
+        for axis, level in context:
+            levels = within.setdefault((metric, against, group, axis), {})
+            if number is not None:
+                levels[level] = number
     found = []
-    for one in changes:
-        if one.context or not one.change:
-            continue
-        for (metric, against, group, context), levels in within.items():
-            if (metric, against, dict(group)) != (one.metric, one.against, one.group):
-                continue
-            known = {level: change for level, change in levels.items() if change is not None}
-            if len(known) > 1 and all(change * one.change < 0 for change in known.values()):
-                found.append(
-                    Reversal(
-                        metric=metric,
-                        against=against,
-                        group=one.group,
-                        context=context,
-                        change=one.change,
-                        within=known,
-                    )
-                )
+    for (metric, against, group, axis), levels in within.items():
+        whole = numbers[metric, against, group, ()]
+        if whole and len(levels) > 1 and all(number * whole < 0 for number in levels.values()):
+            found.append(
+                Reversal(metric=metric, against=against, group=dict(group), context=axis, change=whole, within=levels)
+            )
     return tuple(found)
+
+
+def _place(one: Change | Shift) -> tuple[str, Reference, Cell, Cell]:
+    return one.metric, one.against, tuple(one.group.items()), tuple(one.context.items())
 
 
 def _compared(tally: Tally, part: Cells, contrasts: Sequence[Contrast], seed: int) -> list[Estimate]:

@@ -133,3 +133,24 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
         gap_estimate(tally, metrics.accuracy_difference, "g", seed=seed).deviations.tobytes() for seed in (7, 7, 8)
     )
     assert first == again != other
+
+
+@pytest.mark.parametrize("n", [30, 1000])
+@pytest.mark.parametrize("rates", [[0.3] * 5, [0.3, 0.3, 0.3, 0.3, 0.24], [0.9] * 5])
+def test_the_interval_covers_the_true_ratio(n, rates):
+    rng = np.random.default_rng(n)
+    truth, covered = min(rates) / max(rates), []
+    for run in range(100):
+        tally = simulate(rng, n=n, rates=rates)
+        lower, upper = gap_estimate(tally, metrics.equal_opportunity_ratio, "g", seed=run).interval(0.95)
+        covered.append(lower <= truth <= upper)
+    assert np.mean(covered) >= 0.95 - 0.044  # two standard errors of 100 runs
+
+
+@pytest.mark.parametrize(("n", "least", "most"), [(20, 0.1, 1), (2000, 0.0015, 0.3)])
+def test_a_group_that_was_never_selected_does_not_prove_a_ratio_of_zero(tally_of, n, least, most):
+    tally = tally_of({("a", 1, 1, 1): n // 2, ("a", 1, 1, 0): n // 2, ("b", 1, 0, 0): n})
+    estimate = gap_estimate(tally, metrics.equal_opportunity_ratio, "g", seed=0)
+    lower, upper = estimate.interval(0.95)
+    assert estimate.value == 0 == lower
+    assert least < upper <= most

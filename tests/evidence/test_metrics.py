@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score
 
 from fairdeploy.errors import ConfigError
 from fairdeploy.evidence import Schema, Tally, metrics, words
+from fairdeploy.evidence.gaps import gap_estimate
 
 SCHEMA = Schema(attributes={"g": ("a", "b", "c")}, contexts={"light": ("day", "night")}, classes=("no", "yes"))
 ROWS = st.lists(
@@ -94,6 +95,46 @@ def test_gaps_equal_fairlearn_wherever_it_is_defined(rows):
     if full:
         worst = fairlearn.MetricFrame(metrics=accuracy_score, **frame).group_min()
         assert metrics.worst_group_accuracy(tally, "g") == pytest.approx(worst, abs=1e-12)
+
+
+RATIOS = {
+    "demographic_parity_ratio": fairlearn.demographic_parity_ratio,
+    "equalized_odds_ratio": fairlearn.equalized_odds_ratio,
+    "equal_opportunity_ratio": fairlearn.true_positive_rate_ratio,
+    "accuracy_ratio": fairlearn.accuracy_score_ratio,
+    "false_positive_rate_ratio": fairlearn.false_positive_rate_ratio,
+    "true_negative_rate_ratio": fairlearn.true_negative_rate_ratio,
+    "false_negative_rate_ratio": fairlearn.false_negative_rate_ratio,
+    "false_positive_rate_difference": fairlearn.false_positive_rate_difference,
+}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), *[st.integers(0, 1)] * 2), max_size=40))
+def test_ratios_equal_fairlearn_wherever_they_are_defined(rows):
+    every = [*rows, *((g, label, 1 - label) for g in "abc" for label in (0, 1))]
+    group, label, deployed = columns(every)
+    tally = Tally.count(
+        SCHEMA, ids=np.arange(len(every)), labels=label, attributes={"g": group},
+        contexts={"light": np.full(len(every), "day")}, clusters=None, reference=label, deployed=deployed,
+    )  # fmt: skip
+    for name, truth in RATIOS.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # fairlearn divides 0 by 0
+            expected = truth(label, deployed, sensitive_features=group)
+        found = metrics.GAPS[name](tally, "g")
+        rates = [[rate(tally, {"g": level}) for level in "abc"] for rate in metrics.GAPS[name].rates]
+        if metrics.GAPS[name].ratio and not all(any(row) for row in rates):
+            assert found is None
+        else:
+            assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_ratio_of_zeros_is_undefined(tally_of):
+    tally = tally_of({("a", 1, 0, 0): 50, ("b", 1, 0, 0): 50, ("a", 0, 0, 0): 5, ("b", 0, 0, 0): 5})
+    for name in ("demographic_parity_ratio", "equalized_odds_ratio", "equal_opportunity_ratio"):
+        assert metrics.GAPS[name](tally, "g") is None
+        assert gap_estimate(tally, metrics.GAPS[name], "g", seed=0).why_undefined == "no level has a rate above 0"
 
 
 def test_equal_opportunity_is_undefined_when_a_group_has_no_positives(tally_of):

@@ -85,6 +85,61 @@ def test_rows_of_one_cluster_share_a_bucket_and_others_spread():
     assert (per_bucket > 0).sum() > 100
 
 
+@settings(max_examples=40, deadline=None)
+@given(ROWS)
+def test_several_references_are_counted_as_one_by_one(rows):
+    given_all = columns(rows)
+    first, deployed = given_all.pop("reference"), given_all.pop("deployed")
+    found = Tally.count_all(SCHEMA, references={"one": first, "two": 1 - first}, deployed=deployed, **given_all)
+    assert found["one"] == count(rows)
+    assert found["two"] == Tally.count(SCHEMA, reference=1 - first, deployed=deployed, **given_all)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20))
+def test_whole_numbers_fall_where_their_text_falls(numbers):
+    found = encoding.hash_text(np.array(numbers, np.int64))
+    assert found.tolist() == encoding.hash_text(np.array(list(map(str, numbers)))).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=8).filter(lambda text: "\0" not in text), min_size=1, max_size=20))
+def test_a_hash_does_not_depend_on_padding(texts):
+    assert [encoding.hash_text(np.array([text]))[0] for text in texts] == encoding.hash_text(np.array(texts)).tolist()
+
+
+def test_levels_are_found_exactly_even_where_hashes_collide(monkeypatch):
+    monkeypatch.setattr(encoding, "hash_text", lambda values: np.zeros(len(values), np.uint64))
+    with pytest.raises(DataError, match="not a declared level"):
+        encoding.codes("tone", ("light", "dark", "unknown"), {"tone": np.array(["light", "dark"])})
+    ids = np.array(["a", "b", "c"])
+    encoding.distinct(ids, encoding.hash_text(ids))
+    with pytest.raises(DataError, match="1 are doubled, such as 'a'"):
+        encoding.distinct(np.array(["a", "b", "a"]), encoding.hash_text(ids))
+
+
+def test_numbers_and_objects_are_levels_too():
+    for column in (np.array([7, 18, 7]), np.array(["7", "18", "7"], object), ["7", "18", "7"]):
+        assert encoding.codes("age", ("18", "7", "unknown"), {"age": column}).tolist() == [1, 0, 1]
+
+
+def test_one_class_stands_against_the_rest():
+    schema = Schema(attributes={"g": ("a",)}, contexts={}, classes=("other", "dog", "cat"))
+    tally = Tally.count(
+        schema, ids=np.arange(6), labels=[0, 1, 2, 0, 1, 2], attributes={"g": ["a"] * 6}, contexts={}, clusters=None,
+        reference=[0, 1, 2, 1, 2, 0], deployed=[0, 1, 0, 0, 0, 2],
+    )  # fmt: skip
+    expected = {"label": [0, 0, 1, 0, 0, 1], "reference": [0, 0, 1, 0, 1, 0], "deployed": [0, 0, 0, 0, 0, 1]}
+    cat = tally.one_vs_rest(2)
+    assert cat.schema.classes == ("other", "cat")
+    assert cat.rows == 6
+    at = cat.coordinates
+    assert {axis: int(cat.counts[at[axis] == 1].sum()) for axis in expected} == {k: sum(v) for k, v in expected.items()}
+    assert tally.one_vs_rest(0).schema.classes == ("rest", "other")
+    with pytest.raises(DataError, match="no class 3: there are other, dog, cat"):
+        tally.one_vs_rest(3)
+
+
 def bucket_by_hand(text):
     """The hash as it is documented, one code point after the other."""
     value = sum(ord(point) * pow(0x9E3779B97F4A7C15, at + 1, 2**64) for at, point in enumerate(text)) % 2**64
@@ -116,6 +171,7 @@ GOOD = [("light", "young", "x", "p1", 0, 1, 1), ("dark", "old", "y", "p2", 1, 0,
     ("changes", "says"),
     [
         ({"ids": ["same", "same"]}, "doubled"),
+        ({"ids": None}, "ids: give one value per row"),
         ({"ids": ["one"]}, "rows, but there are 1 ids"),
         ({"labels": [0.0, np.nan]}, "whole numbers"),
         ({"labels": ["0", "1"]}, "whole numbers"),
