@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from fairdeploy.evidence.metrics import FLIPS, GAPS, RATES
 from fairdeploy.evidence.records import Group, Level, Reference
 from fairdeploy.evidence.scores import SCORES
-from fairdeploy.evidence.statistics import STATISTICS
+from fairdeploy.evidence.statistics import STATISTICS, load, names
 from fairdeploy.records import Record
 
 Status = Literal["pass", "fail", "inconclusive", "undefined", "waived"]
@@ -45,7 +45,9 @@ def conditions_of(metric: str, *, across: bool = False) -> tuple[Condition, ...]
         return ("min",)
     if LATENCY.fullmatch(metric):
         return ("max", "max_ratio")
-    return ("max",) if metric in PLAIN_WORDS else ()
+    if metric in PLAIN_WORDS:
+        return ("max",)
+    return ("min", "max", "max_drop", "max_increase") if metric in names() else ()
 
 
 def needs_reference(metric: str, condition: str) -> bool:
@@ -56,8 +58,14 @@ def needs_reference(metric: str, condition: str) -> bool:
 def is_binary(metric: str) -> bool:
     """Whether a metric needs two classes, so that `class` must be said where there are more."""
     of = metric.removesuffix(EXCESS)
-    found = RATES.get(of) or GAPS.get(of) or FLIPS.get(of) or STATISTICS.get(of) or SCORES.get(of)
-    return found is not None and found.binary
+    found = RATES.get(of) or GAPS.get(of) or FLIPS.get(of) or SCORES.get(of)
+    return found.binary if found else of in names() and load(of).binary
+
+
+def words_of(metric: str) -> str:
+    """Return a metric as in a sentence; one that a package brings is imported."""
+    percentile = LATENCY.fullmatch(metric)
+    return f"p{percentile[1]} latency" if percentile else PLAIN_WORDS.get(metric) or load(metric).words
 
 
 class Rule(Record):
@@ -96,8 +104,7 @@ class Rule(Record):
     @property
     def words(self) -> str:
         """The metric as in a sentence."""
-        percentile = LATENCY.fullmatch(self.metric)
-        words = f"p{percentile[1]} latency" if percentile else PLAIN_WORDS[self.metric]
+        words = words_of(self.metric)
         return f"{words} (class {self.of_class})" if self.of_class else words
 
     @property

@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as sk
 
 from fairdeploy.errors import ConfigError
-from fairdeploy.evidence import Schema, Tally, judge
+from fairdeploy.evidence import Schema, Tally, judge, statistics
 from fairdeploy.evidence.scores import Scores
 from fairdeploy.gates import Gates, Rule, gate
 
@@ -194,3 +194,17 @@ def test_scores_are_gated_where_there_are_any_and_inconclusive_where_there_are_n
 def test_rules_without_meaning_are_refused(rule):
     with pytest.raises(ValueError, match="validation error"):
         Rule(**rule)
+
+
+def test_a_statistic_that_a_user_registers_can_be_gated():
+    name = "share_of_the_table"
+    added = statistics.register(statistics.Statistic(name, "share", lambda t: t[..., 1, 1] / t.sum((-2, -1))))
+    try:
+        group, _, _, label, _, deployed = columns = rows()
+        own = group == "b"
+        cell = decide(columns, "min", name, 0.3)[B]
+        assert cell.value == pytest.approx(((label == 1) & (deployed == 1))[own].mean())
+        assert cell.status == "pass"
+        assert cell.reason.startswith("The share of g b is ")
+    finally:
+        del statistics.STATISTICS[added.name]
