@@ -1,6 +1,8 @@
 import ast
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -293,3 +295,13 @@ def test_the_files_run_alone_on_python_3_8_with_numpy(module):
     allowed = {"__future__", "dataclasses", "functools", "hashlib", "json", "math", "typing", "numpy", "numpy.typing"}
     shipped = {"fairdeploy.evidence.encoding"}
     assert imported - allowed - shipped == {"fairdeploy.errors"}  # behind try: it is not there on a device
+
+
+def test_streamed_rows_need_no_more_memory_than_a_few():
+    code = "from tally_stream import measure; import sys; print(measure(int(sys.argv[1]), 50_000)['peak_memory_mb'])"
+    folder = Path(__file__).parents[2] / "benchmarks"
+    few, many = (
+        float(subprocess.run([sys.executable, "-c", code, rows], capture_output=True, cwd=folder, check=True).stdout)
+        for rows in ("100000", "1000000")
+    )
+    assert many < few + 40 < 500
