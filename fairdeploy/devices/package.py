@@ -25,6 +25,7 @@ def build_zipapp(backend: Backend) -> bytes:
         "fairdeploy.devices.runner": ours / "runner.py",
         "fairdeploy.devices.facts": ours / "facts.py",
         "fairdeploy.evidence.encoding": ours.parent / "evidence" / "encoding.py",
+        "fairdeploy.evidence.schema": ours.parent / "evidence" / "schema.py",
         "fairdeploy.evidence.tally": ours.parent / "evidence" / "tally.py",
         backend.session.__module__: Path(inspect.getfile(backend.session)),
     }

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict, Mapping, Optional, Sequen
 import numpy as np
 
 from fairdeploy.evidence.encoding import BUCKETS, buckets_of, classes, codes, distinct, hash_text, text
+from fairdeploy.evidence.schema import MAX_ROWS, OUTCOME, UNKNOWN, Schema
 
 try:
     from fairdeploy.errors import DataError, IntegrityError
@@ -30,77 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BUCKETS", "UNKNOWN", "Counts", "Schema", "Tally"]
 
-UNKNOWN = "unknown"
 DENSE_CELLS = 2**24
-MAX_ROWS = 2**53
-OUTCOME = ("label", "reference", "deployed")
-Levels = Mapping[str, Sequence[str]]
 Kind = TypeVar("Kind", bound="Counts")
-
-
-@dataclass(frozen=True)
-class Schema:
-    """What is counted. Names are kept in alphabetical order; ``unknown`` comes last in every list of levels.
-
-    Attributes
-    ----------
-    attributes : dict of str to tuple of str
-        Levels of each sensitive attribute.
-    contexts : dict of str to tuple of str
-        Levels of each context, such as light or site.
-    classes : tuple of str
-        Class names by index; with two classes, class 1 is the positive one.
-    clustered : bool
-        Whether buckets hold clusters (True) or single rows.
-
-    Raises
-    ------
-    DataError
-        If a name is empty, a level is doubled, or there are more cells than an int64 can number.
-    """
-
-    attributes: Levels
-    contexts: Levels
-    classes: Sequence[str]
-    clustered: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "attributes", _with_unknown(self.attributes))
-        object.__setattr__(self, "contexts", _with_unknown(self.contexts))
-        object.__setattr__(self, "classes", tuple(self.classes))
-        if len(set(self.axes)) != len(self.axes):
-            raise DataError("attributes and contexts need different names, none of " + ", ".join(("bucket",) + OUTCOME))
-        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
-            raise DataError("classes: give at least two different names")
-        if math.prod(self.shape) >= MAX_ROWS:
-            raise DataError("too many groups x contexts x classes for one tally: declare fewer attributes")
-
-    @property
-    def axes(self) -> Tuple[str, ...]:
-        """Names of the dimensions, in the order of `shape`."""
-        return ("bucket",) + tuple(self.attributes) + tuple(self.contexts) + OUTCOME
-
-    @property
-    def shape(self) -> Tuple[int, ...]:
-        """Size of each dimension."""
-        levels = tuple(len(names) for part in (self.attributes, self.contexts) for names in part.values())
-        return (BUCKETS,) + levels + (len(self.classes),) * 3
-
-    def levels(self, axis: str) -> Tuple[str, ...]:
-        """Return the levels of an attribute or context, ``unknown`` last."""
-        part = self.attributes if axis in self.attributes else self.contexts
-        if axis not in part:
-            raise DataError("no attribute or context '{}': known: {}".format(axis, ", ".join(self.axes[1:-3])))
-        return tuple(part[axis])
-
-    def to_plain(self) -> Dict[str, Any]:
-        """Return plain data for JSON."""
-        return {
-            "attributes": {name: list(levels) for name, levels in self.attributes.items()},
-            "contexts": {name: list(levels) for name, levels in self.contexts.items()},
-            "classes": list(self.classes),
-            "clustered": self.clustered,
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -397,16 +329,6 @@ def _merged(cells: NDArray[np.int64], counts: NDArray[np.int64]) -> Tuple[NDArra
     cells, counts = cells[order], counts[order]
     starts = np.flatnonzero(np.diff(cells, prepend=-1))
     return cells[starts], np.add.reduceat(counts, starts) if len(starts) else counts
-
-
-def _with_unknown(levels_by_name: Levels) -> Dict[str, Tuple[str, ...]]:
-    complete = {}
-    for name in sorted(levels_by_name):
-        levels = tuple(level for level in levels_by_name[name] if level not in ("", UNKNOWN)) + (UNKNOWN,)
-        if not name or len(levels) < 2 or len(set(levels)) != len(levels):
-            raise DataError("{!r}: declare at least one level, and none twice".format(name))
-        complete[name] = levels
-    return complete
 
 
 def _canonical(plain: Any) -> bytes:

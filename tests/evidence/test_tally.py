@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fairdeploy.evidence.schema as schema_module
 import fairdeploy.evidence.tally as tally_module
 from fairdeploy.errors import DataError, IntegrityError
 from fairdeploy.evidence import Schema, Tally, encoding
@@ -287,13 +288,13 @@ def test_a_file_of_another_format_is_refused_by_name(changes):
         Tally.from_json(resealed(**changes))
 
 
-@pytest.mark.parametrize("module", [tally_module, encoding])
+@pytest.mark.parametrize("module", [tally_module, schema_module, encoding])
 def test_the_files_run_alone_on_python_3_8_with_numpy(module):
     tree = ast.parse(Path(module.__file__).read_text(), feature_version=(3, 8))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     allowed = {"__future__", "dataclasses", "functools", "hashlib", "json", "math", "typing", "numpy", "numpy.typing"}
-    shipped = {"fairdeploy.evidence.encoding"}
+    shipped = {"fairdeploy.evidence.encoding", "fairdeploy.evidence.schema"}
     assert imported - allowed - shipped == {"fairdeploy.errors"}  # behind try: it is not there on a device
 
 
