@@ -22,7 +22,7 @@ def run(script, *arguments, results):
 
 
 def test_the_twin_passes_gates_on_gaps_and_fails_paired_ones(tmp_path):
-    found = run("adult_twin.py", "--resamples=2", results=tmp_path)
+    found = run("adult_twin.py", "--resamples=1", results=tmp_path)
     assert (found["rows"], found["repeats_across"], found["repeats_within"]) == (16253, 23, 29)
     assert (found["gap_gates"], found["paired"]) == ("pass", "fail")
     assert {row["a gate on the gap's change"] for row in found["gaps"]} == {"pass"}
