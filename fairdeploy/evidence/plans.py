@@ -21,6 +21,7 @@ from fairdeploy.evidence.planner import (
     exact_rows_needed,
     gap_rows_needed,
     rate_rows_needed,
+    rows_needed,
     smallest,
     smallest_gap,
     smallest_margin,
@@ -225,7 +226,10 @@ def _plan_cell(rule: PlannedRule, group: Group, rows: _Rows, groups: int, given:
     needed: int | None
     if rule.condition in ("max_drop", "max_increase"):
         wanted["loss"] = given.loss
-        needed = exact_rows_needed(rule.bound, given.flip_rate, **wanted) if given.loss < rule.bound else None
+        rows_for = (
+            exact_rows_needed if rows.together <= 1 else rows_needed
+        )  # a design effect smooths the steps of counts
+        needed = rows_for(rule.bound, given.flip_rate, **wanted) if given.loss < rule.bound else None
         margin = smallest_margin(n, given.flip_rate, design_effect=effect, **wanted)
         truth = "changes nothing on balance" if not given.loss else f"truly costs {given.loss:.1%}"
         assumed = f"the step {truth} and flips {given.flip_rate:.1%} of the predictions"
