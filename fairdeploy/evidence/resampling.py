@@ -11,10 +11,11 @@ than `FEW_ROWS` rows (or clusters) of a cell gets a row of its own.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,34 +25,79 @@ from fairdeploy.evidence.tally import BUCKETS, Tally
 
 REPLICATES = 2_000
 CHUNK_NUMBERS = 4_000_000
+SLICE_NUMBERS = 100_000
 FEW_ROWS = 10
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Network = Literal["deployed", "reference"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One row more in each of the `chosen` cells: its label, and what each network predicts, arrays [cells]."""
+
+    label: int
+    predictions: Mapping[Network, Ints]
+    chosen: NDArray[np.bool_]
+
+    def key(self, network: Network) -> tuple[int, bytes, bytes]:
+        """Say what it adds to the tables of a network."""
+        return self.label, self.predictions[network].tobytes(), self.chosen.tobytes()
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Weights by label and prediction, arrays [..., cells, label, prediction]; everyone's are [..., 1, label, ...]."""
+    """Weights by label and prediction, arrays [..., cells, label, prediction]; everyone's are [..., 1, label, ...].
 
-    deployed: Floats
-    reference: Floats
-    everyone_deployed: Floats
-    everyone_reference: Floats
+    With rows added to each cell, everyone's grow by each cell's own and become [..., cells, label, prediction]. A table
+    is made when it is first asked for: most numbers need one of the four.
+    """
 
-    def plus(self, labels: Iterable[tuple[int, Ints, Ints, Floats]]) -> Tables:
-        """Add rows (label, reference [cells], deployed [cells], weight [..., cells]) to each cell.
+    counted: Mapping[Network, Floats]  # [label, prediction, ..., cells]: work on an entry is work on one block
+    rows: Sequence[Rows] = ()
+    weights: Floats | None = None
+    made: dict[Any, Floats] = field(default_factory=dict, repr=False)
 
-        Everyone's tables grow by each cell's own rows, so they become [..., cells, label, prediction].
-        """
-        cells = np.arange(self.deployed.shape[-3])
-        more = [
-            np.broadcast_to(tables, self.deployed.shape).copy()
-            for tables in (self.deployed, self.reference, self.everyone_deployed, self.everyone_reference)
-        ]
-        for label, reference, deployed, weight in labels:
-            for tables, prediction in zip(more, (deployed, reference, deployed, reference), strict=True):
-                tables[..., cells, label, prediction] += weight
-        return Tables(*more)
+    @property
+    def deployed(self) -> Floats:
+        """Of the deployed predictions."""
+        return self._table("deployed")
+
+    @property
+    def reference(self) -> Floats:
+        """Of the reference's predictions."""
+        return self._table("reference")
+
+    @property
+    def everyone_deployed(self) -> Floats:
+        """Of the deployed predictions, over all cells."""
+        return self._table("deployed", everyone=True)
+
+    @property
+    def everyone_reference(self) -> Floats:
+        """Of the reference's predictions, over all cells."""
+        return self._table("reference", everyone=True)
+
+    def plus(self, rows: Sequence[Rows], weights: Floats) -> Tables:
+        """Add rows whose weights [label, ..., cells] stay the same, whatever else is added to these tables."""
+        return Tables(self.counted, rows, weights, self.made)
+
+    def _table(self, network: Network, *, everyone: bool = False) -> Floats:
+        key = (network, everyone, *(one.key(network) for one in self.rows))
+        if key not in self.made:
+            counted = self.counted[network]
+            self.made[key] = self._grown(counted.sum(-1, keepdims=True) if everyone else counted, network)
+        return np.moveaxis(self.made[key], (0, 1), (-2, -1))
+
+    def _grown(self, tables: Floats, network: Network) -> Floats:
+        if self.weights is None:
+            return tables
+        tables = np.broadcast_to(tables, (*tables.shape[:2], *self.weights.shape[1:])).copy()
+        for one in self.rows:
+            predicted = one.predictions[network]
+            for prediction in set(predicted[one.chosen].tolist()):
+                tables[one.label, prediction] += self.weights[one.label] * (one.chosen & (predicted == prediction))
+        return tables
 
 
 Contrast = Callable[[Tables], Floats]
@@ -82,21 +128,14 @@ def resample(tally: Tally, part: Cells, contrasts: Sequence[Contrast], *, seed: 
     found, size = outcomes(tally, part), len(tally.schema.classes)
     plain = _tables(found, found.counts.sum(0), size)
     together = rows_together(found.counts.sum(2)) if tally.schema.clustered else np.ones(len(part.groups))
-    labelled = plain.deployed.sum(-1).T
     with np.errstate(invalid="ignore", divide="ignore"):
         values = [contrast(plain) for contrast in contrasts]
-        worst = _worst(plain, contrasts, labelled, together)
+        worst = _worst(plain, contrasts, together)
         draws: list[list[Floats]] = [[] for _ in worst]
         for weighted, spare in _replicates(tally, found, part, seed=seed, size=size):
-            tables, known = _tables(found, weighted, size), dict[bytes, Tables]()
+            tables, weights = _tables(found, weighted, size), spare * together
             for number, rows in enumerate(worst):
-                key = b"".join(one.tobytes() for row in rows for one in row[1:])
-                if key not in known:
-                    known[key] = tables.plus(
-                        (label, first, second, spare[label] * (chosen * together))
-                        for label, first, second, chosen in rows
-                    )
-                draws[number].append(contrasts[number // 2](known[key]))
+                draws[number].append(contrasts[number // 2](tables.plus(rows, weights)))
     undefined = [np.where(np.isnan(value), np.nan, 0.0) for value in values]
     return [
         Resampled(
@@ -106,49 +145,56 @@ def resample(tally: Tally, part: Cells, contrasts: Sequence[Contrast], *, seed: 
     ]
 
 
-def _worst(
-    plain: Tables, contrasts: Sequence[Contrast], labelled: Floats, together: Floats
-) -> list[list[tuple[int, Ints, Ints, NDArray[np.bool_]]]]:
-    """Say for each contrast's lower and upper bound which row of each label to add, and in which cells, each [cells].
+def _worst(plain: Tables, contrasts: Sequence[Contrast], together: Floats) -> list[list[Rows]]:
+    """Say for each contrast's lower and upper bound which row of each label to add, and in which cells.
 
-    A row is one that each network has right or wrong: (label, reference, deployed). `labelled` are the rows there are,
-    [label, cells], and `together` how many of them belong to one cluster.
+    A row is one that each network has right or wrong. `together` says how many rows of a cell [cells] belong to one
+    cluster.
     """
+    labelled = plain.deployed.sum(-1).T  # [label, cells]
     size, cells = labelled.shape
     few = (labelled > 0) & (labelled < FEW_ROWS * together)
     moved = []
     for label in range(size):
         answers = (label, (label + 1) % size)
-        for first, second in product(answers, answers):
-            place = label, np.full(cells, first), np.full(cells, second)
-            tables = plain.plus([(*place, np.ones(cells))])
+        for reference, deployed in product(answers, answers):
+            predictions: dict[Network, Ints] = {
+                "reference": np.full(cells, reference),
+                "deployed": np.full(cells, deployed),
+            }
+            tables = plain.plus([Rows(label, predictions, np.ones(cells, dtype=bool))], np.ones((size, cells)))
             moved.append([contrast(tables) for contrast in contrasts])
     found = []
-    for contrast, sign in product(range(len(contrasts)), (-1, 1)):
-        towards = sign * np.array([values[contrast] for values in moved]).reshape(size, 4, cells)
+    for number, sign in product(range(len(contrasts)), (-1, 1)):
+        towards = sign * np.array([values[number] for values in moved]).reshape(size, 4, cells)
         towards = np.where(np.isnan(towards), -np.inf, towards)
         reached, chosen = towards.max(1), towards.argmax(1)
         furthest = ((reached == reached.max(0)) * (1 + (labelled > 0))).argmax(0)  # of equals, a label that has rows
         rows = []
         for label in range(size):
             first, second = ((label + wrong) % size for wrong in divmod(chosen[label], 2))
-            rows.append((label, first, second, few[label] | (furthest == label)))
+            rows.append(Rows(label, {"reference": first, "deployed": second}, few[label] | (furthest == label)))
         found.append(rows)
     return found
 
 
 def _tables(found: Outcomes, weighted: Floats, size: int) -> Tables:
-    deployed, reference = (
-        (weighted @ np.eye(size * size)[found.label * size + prediction]).reshape(*weighted.shape[:-1], size, size)
-        for prediction in (found.deployed, found.reference)
-    )
-    return Tables(deployed, reference, deployed.sum(-3, keepdims=True), reference.sum(-3, keepdims=True))
+    """Sort weights [..., cells, k] by label and prediction."""
+    shape = (size, size, *weighted.shape[:-1])
+    counted: dict[Network, Floats] = {"deployed": np.zeros(shape), "reference": np.zeros(shape)}
+    for at, (label, reference, deployed) in enumerate(zip(found.label, found.reference, found.deployed, strict=True)):
+        counted["deployed"][label, deployed] += weighted[..., at]
+        counted["reference"][label, reference] += weighted[..., at]
+    return Tables(counted)
 
 
 def _replicates(tally: Tally, found: Outcomes, part: Cells, *, seed: int, size: int) -> Iterator[tuple[Floats, Floats]]:
-    """Yield chunks of weights [replicates, cells, k], and of those of one more row [label, replicates, cells]."""
+    """Yield weights [replicates, cells, k], and those of one more row [label, replicates, cells].
+
+    They are drawn in chunks that fit into memory and yielded in slices that fit into a processor's cache.
+    """
     _, cells, k = found.counts.shape
-    chunk = max(1, CHUNK_NUMBERS // max(1, cells * max(k, size * size)))
+    chunk, few = (max(1, numbers // max(1, cells * max(k, size * size))) for numbers in (CHUNK_NUMBERS, SLICE_NUMBERS))
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32("/".join(part.axes).encode())]))
     weights = cluster_weights(seed) if tally.schema.clustered else None
     for start in range(0, REPLICATES, chunk):
@@ -157,7 +203,9 @@ def _replicates(tally: Tally, found: Outcomes, part: Cells, *, seed: int, size: 
             weighted = (weights[start : start + many] @ found.counts.reshape(BUCKETS, -1)).reshape(many, cells, k)
         else:
             weighted = rng.standard_gamma(found.counts.sum(0), (many, cells, k))
-        yield weighted, rng.standard_exponential((size, many, cells))
+        spare = rng.standard_exponential((size, many, cells))
+        for at in range(0, many, few):
+            yield weighted[at : at + few], spare[:, at : at + few]
 
 
 @lru_cache(maxsize=2)
