@@ -22,6 +22,7 @@ from fairdeploy.evidence.intervals import (
 )
 
 LARGEST_LOG = 30.0  # a ratio beyond e^30 is no ratio of counts
+FEW = 10
 
 
 def newcombe(
@@ -107,17 +108,12 @@ def difference_z(
 def skewed_difference_z(
     successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, difference: ArrayLike
 ) -> Floats:
-    """Return `difference_z` corrected for skewness (Gart and Nam 1990, Biometrics 46, 637), for samples of unlike size.
-
-    With t = mu3 / (6 variance^1.5) it solves ``difference_z = z + t (z^2 - 1)``.
-    """
+    """Return `difference_z` corrected for skewness (Gart and Nam 1990, Biometrics 46, 637), for unlike samples."""
     x, n, y, m, d = floats(successes, n, other_successes, other_n, difference)
     rate, other = _likeliest(x, n, y, m, d)
     first, second = rate * (1 - rate) / n, other * (1 - other) / m
     third = first * (1 - 2 * rate) / n - second * (1 - 2 * other) / m
-    t = over_root(third, (first + second) ** 3) / 6
-    shifted = over_root(x / n - y / m - d, (first + second) * _small_sample(n + m)) + t
-    return np.where(first + second > 0, 2 * shifted / (1 + np.sqrt(np.maximum(1 + 4 * t * shifted, 0))), shifted)
+    return _unskewed(x / n - y / m - d, first + second, third, n + m)
 
 
 def _likeliest(x: Floats, n: Floats, y: Floats, m: Floats, d: Floats) -> Pair:
@@ -152,12 +148,50 @@ def score_ratio(
     lower, upper : array [...]
         In [0, inf]; everything where a sample is empty or has no success in the denominator.
     """
-    x, n, y, m = floats(successes, n, other_successes, other_n)
+    return _ratio(ratio_z, floats(successes, n, other_successes, other_n), confidence)
+
+
+def ratio_bounds(
+    successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, one_sided_confidence: float
+) -> Pair:
+    """Return the bounds of a ratio of independent proportions that a gate may rely on.
+
+    As `difference_bounds`; besides, where a sample has fewer than `FEW` successes, the quotient of both exact bounds at
+    half the error each, if that is wider. All outcomes were enumerated with true ratios of .8 to 1.5 and a nominal
+    error of 5 %: the upper bound errs in at most 5.7 % for 50 to 1,000 rows against 50 to 1,000 (the score interval
+    alone: 11 % with 300 against 50), the lower in at most 6.0 %.
+    """
+    counts = floats(successes, n, other_successes, other_n)
+    confidence = two_sided(one_sided_confidence)
+    lower, upper = _ratio(ratio_z, counts, confidence)
+    skewed_lower, skewed_upper = _ratio(skewed_ratio_z, counts, confidence)
+    lower, upper = np.minimum(lower, skewed_lower), np.maximum(upper, skewed_upper)
+    x, n, y, m = counts
+    flat, other_flat, few = (x <= 0) | (x >= n), y >= m, np.minimum(x, y) < FEW
+    p, each = np.where(x <= 0, 0.0, 1.0), two_sided((1 + one_sided_confidence) / 2)
+    (low, high), (other_low, other_high) = clopper_pearson(x, n, confidence), clopper_pearson(y, m, confidence)
+    (least, most), (other_least, other_most) = clopper_pearson(x, n, each), clopper_pearson(y, m, each)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exact = (
+            (flat, p / other_high, p / other_low),
+            (other_flat, low, high),
+            (few, least / other_most, most / other_least),
+        )
+    for where, wider_lower, wider_upper in exact:
+        lower = np.where(where, np.fmin(lower, wider_lower), lower)
+        upper = np.where(where, np.fmax(upper, wider_upper), upper)
+    return lower, upper
+
+
+def _ratio(statistic: Callable[..., Floats], counts: list[Floats], confidence: float) -> Pair:
+    x, n, y, m = counts
     known = (n > 0) & (m > 0) & (x + y > 0)
     x, n, y, m = (np.where(known, one, 1.0) for one in (x, n, y, m))
     with np.errstate(divide="ignore"):
         estimate = np.log(x / n) - np.log(y / m)
-    lower, upper = invert(lambda log: ratio_z(x, n, y, m, np.exp(log)), estimate, -LARGEST_LOG, LARGEST_LOG, confidence)
+    lower, upper = invert(
+        lambda log: statistic(x, n, y, m, np.exp(log)), estimate, -LARGEST_LOG, LARGEST_LOG, confidence
+    )
     lower, upper = np.where(x > 0, np.exp(lower), 0.0), np.where(y > 0, np.exp(upper), np.inf)
     return np.where(known, lower, 0.0), np.where(known, upper, np.inf)
 
@@ -171,12 +205,35 @@ def ratio_z(
     same without the correction for few rows.
     """
     x, n, y, m, r = floats(successes, n, other_successes, other_n, ratio)
+    rate, other = _likeliest_ratio(x, n, y, m, r)
+    variance = (rate * (1 - rate) / n + r**2 * other * (1 - other) / m) * _small_sample(n + m)
+    return over_root(x / n - r * y / m, variance)
+
+
+def skewed_ratio_z(
+    successes: ArrayLike, n: ArrayLike, other_successes: ArrayLike, other_n: ArrayLike, ratio: ArrayLike
+) -> Floats:
+    """Return `ratio_z` corrected for skewness (Gart and Nam 1988, Biometrics 44, 323), for unlike samples."""
+    x, n, y, m, r = floats(successes, n, other_successes, other_n, ratio)
+    rate, other = _likeliest_ratio(x, n, y, m, r)
+    first, second = rate * (1 - rate) / n, r**2 * other * (1 - other) / m
+    third = first * (1 - 2 * rate) / n - r * second * (1 - 2 * other) / m
+    return _unskewed(x / n - r * y / m, first + second, third, n + m)
+
+
+def _unskewed(distance: Floats, variance: Floats, third: Floats, total: Floats) -> Floats:
+    """Return z that solves ``distance / root(variance) = z + t (z^2 - 1)`` with t = third / (6 variance^1.5)."""
+    t = over_root(third, variance**3) / 6
+    shifted = over_root(distance, variance * _small_sample(total)) + t
+    return np.where(variance > 0, 2 * shifted / (1 + np.sqrt(np.maximum(1 + 4 * t * shifted, 0))), shifted)
+
+
+def _likeliest_ratio(x: Floats, n: Floats, y: Floats, m: Floats, r: Floats) -> Pair:
+    """Return the two rates that are likeliest among those whose ratio is `r`: the root of a quadratic."""
     linear = r * (n + y) + x + m
     root = np.sqrt(np.maximum(linear**2 - 4 * r * (n + m) * (x + y), 0))
     other = np.clip(2 * (x + y) / (linear + root), 0, np.minimum(1, 1 / r))
-    rate = r * other
-    variance = (rate * (1 - rate) / n + r**2 * other * (1 - other) / m) * _small_sample(n + m)
-    return over_root(x / n - r * y / m, variance)
+    return r * other, other
 
 
 def _small_sample(total: Floats) -> Floats:

@@ -6,19 +6,23 @@ rates rise and fall together, so that taking the sides as independent is cautiou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.errors import DataError
-from fairdeploy.evidence.cells import Cells
+from fairdeploy.evidence.cells import Cells, cells
 from fairdeploy.evidence.clusters import EffectiveRate, effective_rate
 from fairdeploy.evidence.intervals import Floats, Pair
-from fairdeploy.evidence.metrics import RateMetric
+from fairdeploy.evidence.metrics import RATES, RateMetric
+from fairdeploy.evidence.records import Reference, Shift
+from fairdeploy.evidence.shown import CONFIDENCE, interval
 from fairdeploy.evidence.tally import Tally
-from fairdeploy.evidence.two_samples import difference_bounds, score_difference
+from fairdeploy.evidence.two_samples import difference_bounds, ratio_bounds, score_difference
 
+METHOD = "Miettinen-Nurminen, unpaired"
 Ints = NDArray[np.int64]
 
 
@@ -59,6 +63,20 @@ class UnpairedChange:
         """Deployed minus reference, so a fall is negative; NaN where a side has no rows."""
         return self.deployed - self.reference
 
+    @property
+    def ratio(self) -> Floats:
+        """Deployed divided by reference; NaN where a side has no rows or the reference's rate is 0."""
+        quotient: Floats = np.divide(
+            self.deployed, self.reference, out=np.full(len(self.n), np.nan), where=self.reference > 0
+        )
+        return quotient
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to append to the name of the method, per cell: of the side that has more to say."""
+        both = zip(self.deployed_rate.notes, self.reference_rate.notes, strict=True)
+        return tuple(max(pair, key=len) for pair in both)
+
     def interval(self, confidence: float) -> Pair:
         """Two-sided score interval of the change (Miettinen and Nurminen 1985), for showing."""
         return score_difference(*self._counts(), confidence)
@@ -66,6 +84,10 @@ class UnpairedChange:
     def bounds(self, one_sided_confidence: float) -> Pair:
         """One-sided bounds of the change that a gate may rely on (`difference_bounds`); [-1, 1] without rows."""
         return difference_bounds(*self._counts(), one_sided_confidence)
+
+    def ratio_bounds(self, one_sided_confidence: float) -> Pair:
+        """One-sided bounds of the ratio that a gate may rely on (`two_samples.ratio_bounds`)."""
+        return ratio_bounds(*self._counts(), one_sided_confidence)
 
     def _counts(self) -> tuple[Floats, Floats, Floats, Floats]:
         ours, theirs = self.deployed_rate, self.reference_rate
@@ -103,6 +125,55 @@ def unpaired_changes(deployed: Tally, reference: Tally, metric: RateMetric, part
         effective_rate(part.take(ours.deployed), part.take(ours.n), clustered=deployed.schema.clustered),
         effective_rate(part.take(theirs.reference), part.take(theirs.n), clustered=reference.schema.clustered),
     )
+
+
+def unpaired_records(deployed: Tally, reference: Tally, against: Reference) -> tuple[Shift, ...]:
+    """State the unpaired change of every rate in every cell; raises as `unpaired_changes`."""
+    binary = len(deployed.schema.classes) == 2
+    found = []
+    for part in cells(deployed, contexts=True, intersections=True):
+        for metric in (one for one in RATES.values() if binary or not one.binary):
+            change = unpaired_changes(deployed, reference, metric, part)
+            lower, upper = change.interval(CONFIDENCE)
+            for at, (group, context) in enumerate(zip(part.groups, part.contexts, strict=True)):
+                known = not np.isnan(change.change[at])
+                found.append(
+                    Shift(
+                        metric=metric.name,
+                        against=against,
+                        group=group,
+                        context=context,
+                        n=int(change.n[at]),
+                        reference=float(change.reference[at]) if change.reference_n[at] else None,
+                        deployed=float(change.deployed[at]) if change.n[at] else None,
+                        change=float(change.change[at]) if known else None,
+                        paired=False,
+                        interval=interval(lower[at], upper[at], METHOD + change.notes[at]) if known else None,
+                    )
+                )
+    return tuple(found)
+
+
+def check_unpaired(tallies: Mapping[Reference, Tally], unpaired: Mapping[Reference, Tally]) -> None:
+    """Refuse tallies in which anything but the labels or the reference's own predictions could be taken for a pair.
+
+    Raises
+    ------
+    DataError
+        If a reference has no tally of the deployed predictions, that tally holds other references than the labels, the
+        reference's tally holds other predictions than its own, or the two count other groups, contexts or classes.
+    """
+    for name, reference in unpaired.items():
+        if name not in tallies:
+            raise DataError(
+                f"the {name} saw other rows, but there is no tally of the deployed predictions to go with it"
+            )
+        at, own = tallies[name].coordinates, reference.coordinates
+        _check_comparable(tallies[name], reference)
+        if (at["reference"] != at["label"]).any():
+            raise DataError(f"the {name} saw other rows, so in the deployed tally the labels stand in its place")
+        if (own["reference"] != own["deployed"]).any():
+            raise DataError(f"the tally of the {name}'s own rows holds its predictions twice, as deployed ones, too")
 
 
 def _check_comparable(deployed: Tally, reference: Tally) -> None:
