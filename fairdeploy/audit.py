@@ -25,7 +25,6 @@ TAKEN_AS_SAID = (
     "data_fingerprint", "reference_digests", "identical_to", "failure", "runtime", "requested_precision",
     "realised_precision", "size_bytes", "peak_memory_mb", "seed",
 )  # fmt: skip
-NOT_IN_A_BUNDLE = {"stages"}  # tallies of the stages before the artifact stay with the vendor
 SHOWN = 5
 
 
@@ -101,7 +100,7 @@ def _classes(bundle: Bundle) -> Sequence[str]:
 def _checked(bundle: Bundle) -> _Audited:
     evidence = load_evidence(bundle)
     again = recompute(evidence)
-    sealed, found = (one.model_dump(mode="json", exclude=NOT_IN_A_BUNDLE) for one in (bundle.evidence, again.record))
+    sealed, found = (one.model_dump(mode="json") for one in (bundle.evidence, again.record))
     different = list(_differences(sealed, found))
     if different:
         raise IntegrityError(
@@ -129,7 +128,13 @@ def recompute(evidence: Evidence) -> Evidence:
     record = evidence.record
     facts: dict[str, Any] = {name: getattr(record, name) for name in TAKEN_AS_SAID}
     try:
-        return judge(**facts, **_latencies(record), tallies=evidence.tallies, scores=evidence.scores)
+        return judge(
+            **facts,
+            **_latencies(record),
+            tallies=evidence.tallies,
+            scores=evidence.scores,
+            stages=evidence.stages,
+        )
     except DataError as error:
         raise IntegrityError(f"{record.target}: the tallies are not of one artifact: {error}") from error
 

@@ -12,7 +12,7 @@
         verdict.json        Verdict
         gates.json          Gates, as read before the targets were run
         model-spec.json, target.json
-        tally-<reference>.json, scores-<column>.json where there are scores
+        tally-<reference>.json, tally-stage-<stage>.json, scores-<column>.json where there are scores
         decision-log.json
 
 What ``fairdeploy judge --out`` writes is one such folder; in the place of artifact, model-spec.json and target.json it
@@ -276,18 +276,28 @@ def load_evidence(bundle: Bundle) -> Evidence:
     IntegrityError
         If a tally or a histogram of scores is not the one that the evidence names, or is missing.
     """
-    tallies: dict[Reference, Tally] = {}
-    for name, known in bundle.evidence.tally_digests.items():
-        tally = Tally.from_json((bundle.folder / f"tally-{name}.json").read_text())
-        if tally.digest != known:
-            raise IntegrityError(f"{bundle.folder}: tally-{name}.json is not the tally of this evidence")
-        tallies[name] = tally
+    record = bundle.evidence
+    tallies = {name: _tally(bundle, name, known) for name, known in record.tally_digests.items()}
+    stages = {one.stage: _tally(bundle, f"stage-{one.stage}", one.tally_digest) for one in record.stages}
     scores: dict[str, Scores] = {}
-    for column, known in bundle.evidence.score_digests.items():
-        scores[column] = Scores.from_json((bundle.folder / f"scores-{column}.json").read_text())
+    for column, known in record.score_digests.items():
+        scores[column] = Scores.from_json(_sealed(bundle, f"scores-{column}.json"))
         if scores[column].digest != known:
             raise IntegrityError(f"{bundle.folder}: scores-{column}.json are not the scores of this evidence")
-    return Evidence(record=bundle.evidence, tallies=tallies, scores=scores)
+    return Evidence(record=record, tallies=tallies, scores=scores, stages=stages)
+
+
+def _tally(bundle: Bundle, name: str, known: str) -> Tally:
+    tally = Tally.from_json(_sealed(bundle, f"tally-{name}.json"))
+    if tally.digest != known:
+        raise IntegrityError(f"{bundle.folder}: tally-{name}.json is not the tally of this evidence")
+    return tally
+
+
+def _sealed(bundle: Bundle, name: str) -> str:
+    if name not in bundle.manifest.files:
+        raise IntegrityError(f"{bundle.folder}: the evidence names {name}, which was never sealed")
+    return (bundle.folder / name).read_text("utf-8")
 
 
 def load_build(folder: Path) -> tuple[BuildRecord, list[TargetBundle]]:

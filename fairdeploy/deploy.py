@@ -73,6 +73,7 @@ class Outcome:
             "verdict.json": self.verdict,
         }
         texts = {f"tally-{name}.json": tally.to_json() for name, tally in self.evidence.tallies.items()}
+        texts |= {f"tally-stage-{name}.json": tally.to_json() for name, tally in self.evidence.stages.items()}
         texts |= {f"scores-{name}.json": one.to_json() for name, one in self.evidence.scores.items()}
         texts["decision-log.json"] = json.dumps(
             [one.model_dump() for one in build.decisions], indent=1, sort_keys=True, ensure_ascii=False

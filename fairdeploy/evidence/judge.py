@@ -40,11 +40,14 @@ class Evidence:
     tallies : mapping of reference to Tally
         Deployed predictions paired with each reference's; empty when the artifact could not be run.
     scores : mapping of {"deployed", "dense", "compact", "reference"} to Scores
+    stages : mapping of stage name to Tally
+        Predictions of each stage, paired with the dense network's.
     """
 
     record: EvidenceRecord
     tallies: Mapping[Reference, Tally]
     scores: Mapping[str, Scores] = field(default_factory=dict)
+    stages: Mapping[StageName, Tally] = field(default_factory=dict)
 
 
 def judge(
@@ -145,12 +148,13 @@ def judge(
         stages=tuple(_stage(name, tally) for name, tally in stages.items()),
         seed=seed,
     )
-    return Evidence(record, dict(tallies), dict(scores))
+    return Evidence(record, dict(tallies), dict(scores), dict(stages))
 
 
 def _stage(name: StageName, tally: Tally) -> Stage:
     changes = change_records(tally, "dense", everything=False, clustered=tally.schema.clustered)
-    return Stage(stage=name, rates=rate_records(tally, everything=False), changes=changes)
+    rates = rate_records(tally, everything=False)
+    return Stage(stage=name, tally_digest=tally.digest, rates=rates, changes=changes)
 
 
 def changes_cluster(tally: Tally, reference: Reference, identical_to: Sequence[Reference]) -> bool:

@@ -131,6 +131,7 @@ class Stage(Record):
     """Rates per group at one stage of the line, and what changed against the dense network."""
 
     stage: StageName
+    tally_digest: str
     rates: tuple[Rate, ...]
     changes: tuple[Change, ...]
 
