@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +26,13 @@ from numpy.typing import NDArray
 from fairdeploy.evidence.cells import over
 from fairdeploy.evidence.clusters import EffectiveRate, effective_rate
 from fairdeploy.evidence.metrics import GapMetric, RateMetric, present_levels
-from fairdeploy.evidence.statistics import Statistic, estimate
+from fairdeploy.evidence.statistics import Estimate, Statistic, estimate
 from fairdeploy.evidence.tally import BUCKETS, Tally
 
 REPLICATES = 2_000
 UNSEEN_MOVES = 2.5
 TINY = 1e-12
+NOTHING: Mapping[str, Estimate] = MappingProxyType({})
 Floats = NDArray[np.float64]
 
 
@@ -85,7 +88,9 @@ class GapEstimate:
         return "there is only one level" if self.highest is None else "no level has a rate above 0"
 
 
-def gap_estimate(tally: Tally, metric: GapMetric, attribute: str, *, seed: int) -> GapEstimate:
+def gap_estimate(
+    tally: Tally, metric: GapMetric, attribute: str, *, seed: int, statistics: Mapping[str, Estimate] = NOTHING
+) -> GapEstimate:
     """Estimate a gap of the deployed predictions over the levels of one attribute.
 
     Parameters
@@ -95,6 +100,8 @@ def gap_estimate(tally: Tally, metric: GapMetric, attribute: str, *, seed: int) 
     attribute : str
     seed : int
         The same seed gives the same bytes, whatever else is estimated before.
+    statistics : mapping of name to Estimate
+        Those that were estimated already, with this seed, over the levels of the attribute.
 
     Raises
     ------
@@ -103,7 +110,13 @@ def gap_estimate(tally: Tally, metric: GapMetric, attribute: str, *, seed: int) 
     """
     levels = present_levels(tally, attribute)
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(f"{metric.name}/{attribute}".encode())]))
-    parts = [_part(rng, tally, rate, attribute, len(levels), metric.ratio, seed) for rate in metric.rates]
+    parts = []
+    for rate in metric.rates:
+        if isinstance(rate, Statistic):
+            found = statistics.get(rate.name) or estimate(tally, rate, over(tally, (attribute,), ()), seed=seed)
+            parts.append(_statistic(tally, found, attribute, len(levels), metric.ratio))
+        else:
+            parts.append(_part(rng, tally, rate, attribute, len(levels), metric.ratio, seed))
     method = f"joint bootstrap of {'clusters' if tally.schema.clustered else 'rows'}, {REPLICATES} replicates"
     sizes = [size for part in parts for size in zip(part.n.tolist(), part.buckets.tolist(), strict=True)]
     rows, buckets = min(sizes, default=(0, 0))
@@ -137,16 +150,8 @@ class _Part:
 
 
 def _part(
-    rng: np.random.Generator,
-    tally: Tally,
-    rate: RateMetric | Statistic,
-    attribute: str,
-    levels: int,
-    ratio: bool,
-    seed: int,
+    rng: np.random.Generator, tally: Tally, rate: RateMetric, attribute: str, levels: int, ratio: bool, seed: int
 ) -> _Part:
-    if isinstance(rate, Statistic):
-        return _statistic(tally, rate, attribute, levels, ratio, seed)
     counts = rate.counts(tally, (attribute,))
     n, hits = counts.n[:, :levels], counts.deployed[:, :levels]
     rows, successes = n.sum(0), hits.sum(0)
@@ -156,9 +161,9 @@ def _part(
         return _Part(rates, smoothed, rows, (n > 0).sum(0), np.zeros(REPLICATES))
     summary = effective_rate(hits, n, clustered=tally.schema.clustered)
     if tally.schema.clustered:
-        drawn = _resample_buckets(_bucket_weights(seed, tally), hits, n)
+        drawn = _resample_buckets(seed, tally, hits, n)
     else:
-        drawn = _resample_rows(rng, summary)
+        drawn = _resample_rows(seed, f"{rate.name}/{attribute}", successes.tobytes(), rows.tobytes())
     if ratio:
         deviations = _top_up(rng, np.log((drawn * rows + 0.5) / (rows + 1) / smoothed), summary, relative=True)
     else:
@@ -166,14 +171,12 @@ def _part(
     return _Part(rates, smoothed, rows, (n > 0).sum(0), np.ptp(deviations, axis=1))
 
 
-def _statistic(tally: Tally, statistic: Statistic, attribute: str, levels: int, ratio: bool, seed: int) -> _Part:
+def _statistic(tally: Tally, found: Estimate, attribute: str, levels: int, ratio: bool) -> _Part:
     """As for a rate; the range is that between the draws for upper and those for lower bounds."""
-    part = over(tally, (attribute,), ())
-    found = estimate(tally, statistic, part, seed=seed)
     low, high, values = (found.lower[:, :levels], found.upper[:, :levels], found.deployed[:levels])
     if ratio:
         low, high, values = (np.log(np.maximum(one, TINY)) for one in (low, high, values))
-    buckets = (part.take(tally.sums((attribute,)))[:, :levels] > 0).sum(0)
+    buckets = (tally.sums((attribute,))[:, :levels] > 0).sum(0)
     ranges = (high - values).max(1) - (low - values).min(1)
     return _Part(found.deployed[:levels], found.deployed[:levels], found.n[:levels], buckets, ranges)
 
@@ -182,8 +185,27 @@ def _ratio(rates: Floats) -> float:
     return float(rates.min() / rates.max()) if rates.max() else 1.0
 
 
-def _bucket_weights(seed: int, tally: Tally) -> Floats:
-    return _times_drawn(seed, np.flatnonzero(tally.sums(())).tobytes())
+@lru_cache(maxsize=8)
+def _resample_rows(seed: int, what: str, hits: bytes, rows: bytes) -> Floats:
+    """Return a rate's replicates [replicates, levels]; kept for the other gaps that take the same rate."""
+    successes, n = np.frombuffer(hits, np.int64), np.frombuffer(rows, np.int64)
+    rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(what.encode())]))
+    drawn: Floats = rng.binomial(n, successes / n, (REPLICATES, len(n))) / n
+    return drawn
+
+
+def _resample_buckets(seed: int, tally: Tally, hits: NDArray[np.int64], n: NDArray[np.int64]) -> Floats:
+    filled = np.flatnonzero(tally.sums(())).tobytes()
+    drawn_hits, drawn = (_resampled_sums(seed, filled, one.tobytes()) for one in (hits, n))
+    overall = hits.sum(0) / n.sum(0)
+    # a replicate that drew none of a group's buckets says nothing about it: the top-up speaks for it
+    return np.where(drawn > 0, drawn_hits / np.maximum(drawn, 1), overall)
+
+
+@lru_cache(maxsize=8)
+def _resampled_sums(seed: int, filled: bytes, counts: bytes) -> Floats:
+    """Return counts [buckets, levels] of resampled buckets [replicates, levels]; kept for the other gaps as well."""
+    return _times_drawn(seed, filled) @ np.frombuffer(counts, np.int64).reshape(BUCKETS, -1)
 
 
 @lru_cache(maxsize=2)
@@ -195,17 +217,6 @@ def _times_drawn(seed: int, filled: bytes) -> Floats:
     replicate = np.arange(REPLICATES)[:, None]
     times = np.bincount((replicate * BUCKETS + drawn).ravel(), minlength=REPLICATES * BUCKETS)
     return times.reshape(REPLICATES, BUCKETS).astype(float)
-
-
-def _resample_rows(rng: np.random.Generator, summary: EffectiveRate) -> Floats:
-    return rng.binomial(summary.n, summary.successes / summary.n, (REPLICATES, len(summary.n))) / summary.n
-
-
-def _resample_buckets(weights: Floats, hits: NDArray[np.int64], n: NDArray[np.int64]) -> Floats:
-    rows = weights @ n
-    overall = hits.sum(0) / n.sum(0)
-    # a replicate that drew none of a group's buckets says nothing about it: the top-up speaks for it
-    return np.where(rows > 0, weights @ hits / np.maximum(rows, 1), overall)
 
 
 def _top_up(rng: np.random.Generator, drawn: Floats, summary: EffectiveRate, *, relative: bool = False) -> Floats:

@@ -20,10 +20,11 @@ from fairdeploy.evidence.records import (
     Stage,
     StageName,
 )
+from fairdeploy.evidence.resampled import ResampledRecords, resampled_records
 from fairdeploy.evidence.scores import BUCKETS as SCORE_BUCKETS
 from fairdeploy.evidence.scores import Scores
-from fairdeploy.evidence.shifts import reversal_records, shift_records
-from fairdeploy.evidence.shown import CONFIDENCE, change_records, flip_records, gap_records, interval, rate_records
+from fairdeploy.evidence.shifts import reversal_records
+from fairdeploy.evidence.shown import CONFIDENCE, change_records, flip_records, interval, rate_records
 from fairdeploy.evidence.tally import Tally
 
 PERCENTILES = (50, 90, 99)
@@ -114,8 +115,8 @@ def judge(
     changes = tuple(
         one for name, tally in tallies.items() for one in change_records(tally, name, clustered=clustered[name])
     )
-    shifts = tuple(one for name, tally in tallies.items() for one in shift_records(tally, name, scores, seed=seed))
-    rates = () if main is None else rate_records(main, scores.get("deployed"), seed=seed)
+    resampled = ResampledRecords() if main is None else resampled_records(main, tallies, scores, seed=seed)
+    rates = () if main is None else rate_records(main)
     flips = (one for name, tally in tallies.items() for one in flip_records(tally, name))
     record = EvidenceRecord(
         target=target,
@@ -136,11 +137,11 @@ def judge(
         realised_precision=dict(realised_precision),
         size_bytes=size_bytes,
         peak_memory_mb=peak_memory_mb,
-        rates=(*rates, *flips),
+        rates=(*rates, *resampled.rates, *flips),
         changes=changes,
-        gaps=() if main is None else gap_records(main, seed),
-        shifts=shifts,
-        reversals=reversal_records(changes, shifts),
+        gaps=resampled.gaps,
+        shifts=resampled.shifts,
+        reversals=reversal_records(changes, resampled.shifts),
         latency=None if latencies_ms is None else _latency(latencies_ms, threads, percentiles),
         reference_latency={
             name: _latency(samples, threads, percentiles) for name, samples in reference_latencies_ms.items()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from fairdeploy.evidence.cells import Cells, cells
-from fairdeploy.evidence.metrics import RATES, RateMetric
+from fairdeploy.evidence.cells import Cells
+from fairdeploy.evidence.metrics import RateMetric
 from fairdeploy.evidence.records import Change, Reference, Reversal, Shift
-from fairdeploy.evidence.resampling import Contrast, Floats, Tables, resample
-from fairdeploy.evidence.scores import Scores
-from fairdeploy.evidence.shown import CONFIDENCE, estimated, interval
+from fairdeploy.evidence.resampling import REPLICATES, Contrast, Floats, Resampled, Tables, resample
 from fairdeploy.evidence.statistics import Estimate, method
 from fairdeploy.evidence.tally import Tally
 
@@ -31,7 +29,7 @@ def excess_drop(tally: Tally, metric: RateMetric, part: Cells, *, seed: int) -> 
     part : Cells
         Over attributes only, so that its cells together are everyone.
     """
-    return _compared(tally, part, (_excess(metric),), seed)[0]
+    return lone_estimates(tally, part, resample(tally, part, (excess(metric),), seed=seed))[0]
 
 
 def normalised_change(tally: Tally, metric: RateMetric, part: Cells, *, seed: int) -> Estimate:
@@ -39,27 +37,7 @@ def normalised_change(tally: Tally, metric: RateMetric, part: Cells, *, seed: in
 
     `reference` and `change_bounds` are NaN; undefined where the reference's rate is 0.
     """
-    return _compared(tally, part, (_normalised(metric),), seed)[0]
-
-
-def shift_records(tally: Tally, against: Reference, scores: Mapping[str, Scores], *, seed: int) -> tuple[Shift, ...]:
-    """State the change of every statistic and score metric in every cell; excess drops and normalised changes, too."""
-    binary = len(tally.schema.classes) == 2
-    compared = [RATES[name] for name in COMPARED if binary or not RATES[name].binary]
-    deployed = scores.get("deployed") if against in scores else None
-    found: list[Shift] = []
-    for part in cells(tally, contexts=True, intersections=True):
-        for name, estimate in estimated(part, tally, deployed, scores.get(against), seed):
-            bounds = estimate.change_bounds((1 + CONFIDENCE) / 2)
-            found += _records(name, against, part, estimate, estimate.change, bounds)
-        if any(part.contexts) or not part.axes:
-            continue
-        contrasts = [(one.name + EXCESS_DROP, _excess(one)) for one in compared]
-        contrasts += [(one.name + NORMALISED_CHANGE, _normalised(one)) for one in compared]
-        numbers = _compared(tally, part, [contrast for _, contrast in contrasts], seed)
-        for (name, _), estimate in zip(contrasts, numbers, strict=True):
-            found += _records(name, against, part, estimate, estimate.deployed, estimate.bounds((1 + CONFIDENCE) / 2))
-    return tuple(found)
+    return lone_estimates(tally, part, resample(tally, part, (normalised(metric),), seed=seed))[0]
 
 
 def reversal_records(changes: Sequence[Change], shifts: Sequence[Shift]) -> tuple[Reversal, ...]:
@@ -96,9 +74,11 @@ def _place(one: Change | Shift) -> tuple[str, Reference, Cell, Cell]:
     return one.metric, one.against, tuple(one.group.items()), tuple(one.context.items())
 
 
-def _compared(tally: Tally, part: Cells, contrasts: Sequence[Contrast], seed: int) -> list[Estimate]:
+def lone_estimates(tally: Tally, part: Cells, drawn: Sequence[Resampled]) -> list[Estimate]:
+    """Take numbers that were resampled as the `deployed` ones of estimates that have no reference."""
     rows = part.take(tally.sums(part.axes)).sum(0)
     nothing = np.full(len(rows), np.nan)
+    none_drawn = np.full((REPLICATES, len(rows)), np.nan)
     return [
         Estimate(
             rows,
@@ -108,35 +88,10 @@ def _compared(tally: Tally, part: Cells, contrasts: Sequence[Contrast], seed: in
             method(tally),
             one.lower,
             one.upper,
-            np.full_like(one.lower, np.nan),
-            np.full_like(one.upper, np.nan),
+            none_drawn,
+            none_drawn,
         )
-        for one in resample(tally, part, contrasts, seed=seed)
-    ]
-
-
-def _records(
-    metric: str, against: Reference, part: Cells, estimate: Estimate, change: Floats, bounds: tuple[Floats, Floats]
-) -> list[Shift]:
-    lower, upper = bounds
-
-    def number(values: Floats, at: int) -> float | None:
-        return None if np.isnan(values[at]) else float(values[at])
-
-    return [
-        Shift(
-            metric=metric,
-            against=against,
-            group=group,
-            context=context,
-            n=int(estimate.n[at]),
-            reference=number(estimate.reference, at),
-            deployed=None if np.isnan(estimate.reference[at]) else number(estimate.deployed, at),
-            change=number(change, at),
-            interval=None if np.isnan(change[at]) else interval(lower[at], upper[at], estimate.method),
-            quantisation=0.0 if np.isnan(estimate.quantisation[at]) else float(estimate.quantisation[at]),
-        )
-        for at, (group, context) in enumerate(zip(part.groups, part.contexts, strict=True))
+        for one in drawn
     ]
 
 
@@ -150,7 +105,9 @@ def _rate(metric: RateMetric, tables: Floats) -> Floats:
     return rate
 
 
-def _excess(metric: RateMetric) -> Contrast:
+def excess(metric: RateMetric) -> Contrast:
+    """Make the contrast of `excess_drop`."""
+
     def contrast(tables: Tables) -> Floats:
         own = _rate(metric, tables.reference) - _rate(metric, tables.deployed)
         everyone = _rate(metric, tables.everyone_reference) - _rate(metric, tables.everyone_deployed)
@@ -159,7 +116,9 @@ def _excess(metric: RateMetric) -> Contrast:
     return contrast
 
 
-def _normalised(metric: RateMetric) -> Contrast:
+def normalised(metric: RateMetric) -> Contrast:
+    """Make the contrast of `normalised_change`."""
+
     def contrast(tables: Tables) -> Floats:
         before = _rate(metric, tables.reference)
         relative: Floats = np.where(before > 0, _rate(metric, tables.deployed) / before - 1, np.nan)

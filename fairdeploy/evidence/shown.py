@@ -1,4 +1,4 @@
-"""Rates, paired changes and gaps of every cell as records, each with a two-sided interval for showing."""
+"""Rates, flips and paired changes of every cell as records, each with a two-sided interval for showing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ import numpy as np
 from fairdeploy.evidence import metrics
 from fairdeploy.evidence.cells import Cells, cells, outcomes
 from fairdeploy.evidence.clusters import effective_change, effective_rate
-from fairdeploy.evidence.gaps import gap_estimate
 from fairdeploy.evidence.metrics import PairedCounts
-from fairdeploy.evidence.records import Change, Gap, Group, Interval, Rate, Reference
-from fairdeploy.evidence.scores import SCORES, Scores, estimate_scores
-from fairdeploy.evidence.statistics import STATISTICS, Estimate, Statistic, estimates
+from fairdeploy.evidence.records import Change, Group, Interval, Rate, Reference
 from fairdeploy.evidence.tally import Tally
 
 CONFIDENCE = 0.95
-MOST_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -31,53 +27,23 @@ class _Columns:
     counts: PairedCounts
 
 
-def rate_records(
-    tally: Tally, scores: Scores | None = None, *, everything: bool = True, seed: int = 0
-) -> tuple[Rate, ...]:
-    """State every rate, statistic and score metric of the deployed predictions in every cell.
+def rate_records(tally: Tally, *, everything: bool = True) -> tuple[Rate, ...]:
+    """State every rate of the deployed predictions in every cell.
 
     Parameters
     ----------
     tally : Tally
-    scores : Scores, optional
-        Of the deployed network.
     everything : bool
-        Intersections, contexts and what needs resampling as well.
-    seed : int
-        Of the resampling.
+        Intersections and contexts as well.
     """
-    parts = list(cells(tally, contexts=everything, intersections=everything))
-    found = _rates(tally, _columns(tally, parts, list(metrics.RATES.values())))
-    if everything:
-        for part in parts:
-            found += _resampled(part, tally, scores, seed)
-    return tuple(found)
+    parts = cells(tally, contexts=everything, intersections=everything)
+    return tuple(_rates(tally, _columns(tally, parts, list(metrics.RATES.values()))))
 
 
 def flip_records(tally: Tally, against: Reference) -> tuple[Rate, ...]:
     """State in every cell which share of rows has another prediction than the reference's, by direction."""
     parts = cells(tally, contexts=True, intersections=True)
     return tuple(_rates(tally, _columns(tally, parts, list(metrics.FLIPS.values())), against))
-
-
-def usable_statistics(tally: Tally) -> list[Statistic]:
-    """Return the statistics that have a meaning for a tally; none beyond `MOST_CLASSES` classes, for their cost."""
-    size = len(tally.schema.classes)
-    return [one for one in STATISTICS.values() if (size == 2 or not one.binary) and size <= MOST_CLASSES]
-
-
-def estimated(
-    part: Cells, tally: Tally, deployed: Scores | None, reference: Scores | None, seed: int
-) -> list[tuple[str, Estimate]]:
-    """Estimate every statistic, and every score metric where a part has no context, in a part's cells."""
-    statistics = usable_statistics(tally)
-    names = [one.name for one in statistics]
-    found = list(zip(names, estimates(tally, statistics, part, seed=seed), strict=True))
-    if deployed is not None and not any(part.contexts):
-        for metric in SCORES.values():
-            if not metric.binary or len(tally.schema.classes) == 2:
-                found.append((metric.name, estimate_scores(metric, deployed, reference, part, seed=seed)))
-    return found
 
 
 def _columns(
@@ -122,28 +88,6 @@ def _rates(tally: Tally, columns: _Columns, against: Reference | None = None) ->
     return found
 
 
-def _resampled(part: Cells, tally: Tally, scores: Scores | None, seed: int) -> list[Rate]:
-    buckets = (part.take(tally.sums(part.axes)) > 0).sum(0)
-    found = []
-    for metric, estimate in estimated(part, tally, scores, None, seed):
-        lower, upper = estimate.bounds((1 + CONFIDENCE) / 2)
-        for at, (group, context) in enumerate(zip(part.groups, part.contexts, strict=True)):
-            known = not np.isnan(estimate.deployed[at])
-            found.append(
-                Rate(
-                    metric=metric,
-                    group=group,
-                    context=context,
-                    n=int(estimate.n[at]),
-                    clusters=int(buckets[at]) if tally.schema.clustered else None,
-                    value=float(estimate.deployed[at]) if known else None,
-                    interval=interval(lower[at], upper[at], estimate.method) if known else None,
-                    quantisation=float(estimate.quantisation[at]) if known else 0.0,
-                )
-            )
-    return found
-
-
 def change_records(tally: Tally, against: Reference, *, clustered: bool, everything: bool = True) -> tuple[Change, ...]:
     """State the paired change of every rate in every cell.
 
@@ -179,29 +123,6 @@ def change_records(tally: Tally, against: Reference, *, clustered: bool, everyth
                 interval=interval(-loss_upper[at], -loss_lower[at], "Tango" + summary.notes[at]) if n else None,
             )
         )
-    return tuple(found)
-
-
-def gap_records(tally: Tally, seed: int) -> tuple[Gap, ...]:
-    """State every gap over each attribute."""
-    size = len(tally.schema.classes)
-    wanted = [one for one in metrics.GAPS.values() if size == 2 or not one.binary]
-    found = []
-    for attribute in tally.schema.attributes:
-        for metric in wanted:
-            estimate = gap_estimate(tally, metric, attribute, seed=seed)
-            known = estimate.value is not None
-            found.append(
-                Gap(
-                    metric=metric.name,
-                    attribute=attribute,
-                    value=estimate.value,
-                    interval=interval(*estimate.interval(CONFIDENCE), estimate.method) if known else None,
-                    highest=estimate.highest,
-                    lowest=estimate.lowest,
-                    undefined=estimate.undefined,
-                )
-            )
     return tuple(found)
 
 

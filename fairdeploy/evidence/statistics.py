@@ -14,7 +14,7 @@ import numpy as np
 
 from fairdeploy.errors import ConfigError
 from fairdeploy.evidence.cells import Cells, cell, outcomes
-from fairdeploy.evidence.resampling import REPLICATES, Contrast, Floats, Ints, resample
+from fairdeploy.evidence.resampling import REPLICATES, Contrast, Floats, Ints, Resampled, resample
 from fairdeploy.evidence.tally import Tally
 
 GROUP = "fairdeploy.metrics"
@@ -137,10 +137,12 @@ def estimate(tally: Tally, statistic: Statistic, part: Cells, *, seed: int) -> E
 
 def estimates(tally: Tally, statistics: Sequence[Statistic], part: Cells, *, seed: int) -> list[Estimate]:
     """Estimate several statistics with one resampling; each as `estimate` does."""
-    contrasts: list[Contrast] = []
-    for one in statistics:
-        contrasts += [_deployed(one), _changed(one)]
-    drawn = resample(tally, part, contrasts, seed=seed)
+    wanted = [contrast for one in statistics for contrast in contrasts(one)]
+    return paired_estimates(tally, part, resample(tally, part, wanted, seed=seed))
+
+
+def paired_estimates(tally: Tally, part: Cells, drawn: Sequence[Resampled]) -> list[Estimate]:
+    """Take `contrasts` that were resampled as estimates, one for two of them."""
     rows = part.take(tally.sums(part.axes)).sum(0)
     return [
         Estimate(
@@ -164,12 +166,12 @@ def method(tally: Tally) -> str:
     return f"Bayesian bootstrap of {how}, one more against, {REPLICATES} replicates"
 
 
-def _deployed(statistic: Statistic) -> Contrast:
-    return lambda tables: statistic.of(tables.deployed)
-
-
-def _changed(statistic: Statistic) -> Contrast:
-    return lambda tables: statistic.of(tables.deployed) - statistic.of(tables.reference)
+def contrasts(statistic: Statistic) -> tuple[Contrast, Contrast]:
+    """Return what must be resampled for a statistic: its deployed value, and its change."""
+    return (
+        lambda tables: statistic.of(tables.deployed),
+        lambda tables: statistic.of(tables.deployed) - statistic.of(tables.reference),
+    )
 
 
 def _quantiles(lower: Floats, upper: Floats, confidence: float, quantisation: Floats) -> Pair:
