@@ -226,9 +226,8 @@ def _plan_cell(rule: PlannedRule, group: Group, rows: _Rows, groups: int, given:
     needed: int | None
     if rule.condition in ("max_drop", "max_increase"):
         wanted["loss"] = given.loss
-        rows_for = (
-            exact_rows_needed if rows.together <= 1 else rows_needed
-        )  # a design effect smooths the steps of counts
+        # a design effect smooths the steps of the counts, so only independent rows are enumerated
+        rows_for = exact_rows_needed if rows.together <= 1 else rows_needed
         needed = rows_for(rule.bound, given.flip_rate, **wanted) if given.loss < rule.bound else None
         margin = smallest_margin(n, given.flip_rate, design_effect=effect, **wanted)
         truth = "changes nothing on balance" if not given.loss else f"truly costs {given.loss:.1%}"
