@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +39,56 @@ def first(split: Split, n: int) -> NDArray[np.uint8]:
 
 def test_the_drawings_are_those_of_the_task() -> None:
     families = kiosk("drawings:families")()
-    drawings = Counter(family.label for family in families for _ in family.drawings)
-    assert drawings == {1: 369, 0: 166}
-    assert Counter(family.label for family in families) == {1: 296, 0: 126}
+    drawings = Counter((family.label, family.is_new) for family in families for _ in family.drawings)
+    assert drawings == {(1, False): 369, (0, False): 168, (1, True): 197, (0, True): 104}
+    assert Counter((family.label, family.is_new) for family in families) == {
+        (1, False): 196, (0, False): 58, (1, True): 101, (0, True): 56,
+    }  # fmt: skip
 
 
-def test_no_picture_stands_in_two_families() -> None:
-    images, owners = kiosk("drawings:images")(), defaultdict(set)
+def test_no_picture_has_two_owners_and_none_is_new_and_old() -> None:
+    styles = kiosk("drawings:_column")("style")
+    owned = np.concatenate([family.drawings.ravel() for family in kiosk("drawings:families")()])
+    assert len(set(owned.tolist())) == len(owned)
     for family in kiosk("drawings:families")():
-        for picture in family.drawings.ravel():
-            owners[images[picture].tobytes()].add(family.name)
-    assert not [names for names in owners.values() if len(names) > 1]
+        new = np.isin(styles[family.drawings], ["openmoji", "emojione"])
+        assert new.all() == family.is_new
+
+
+def test_no_near_twins_stand_in_two_families() -> None:
+    """By brute force on whole pictures: no pair of drawings, mirrored or not, in no tone, differs by less than .1."""
+    images, families = kiosk("drawings:images")(), kiosk("drawings:families")()
+    owner = np.concatenate([np.full(len(family.drawings), place) for place, family in enumerate(families)])
+    positions = np.concatenate([family.drawings for family in families])
+    apart = owner[:, None] != owner
+    for tone in (0, 2, 4):
+        rgba = images[positions[:, tone]] / np.float32(255)
+        seen = rgba[..., :3] * rgba[..., 3:] + np.float32(0.5) * (1 - rgba[..., 3:]) - np.float32(0.5)
+        for other in (seen, seen[:, :, ::-1]):
+            a, b = seen.reshape(len(seen), -1), other.reshape(len(seen), -1)
+            power = np.square(a, dtype=float).mean(1)
+            squared = power[:, None] + power - 2 * (a @ b.T) / a.shape[1]
+            assert squared[apart].min() > 0.0999**2
+
+
+def test_drawings_are_near_twins_if_one_tone_or_the_mirror_says_so() -> None:
+    random = np.random.default_rng(0)
+    one = random.integers(0, 256, (5, 64, 64, 4), dtype=np.uint8)
+    one[..., 3] = 255
+    mirrored, shifted, in_one_tone = one[:, :, ::-1].copy(), np.roll(one, 9, 1), np.roll(one, 21, 1)
+    in_one_tone[3] = one[3] - np.minimum(one[3], 20)
+    near_twins = kiosk("twins:near_twins")
+    assert near_twins(np.stack([one, mirrored, shifted, in_one_tone])) == [(0, 1), (0, 3), (1, 3)]
+    transparent = np.zeros_like(one)
+    transparent[..., :3] = one[..., :3]
+    assert near_twins(np.stack([transparent, np.zeros_like(one)])) == [(0, 1)]
+
+
+def test_chains_of_twins_are_one_family_by_its_first_name() -> None:
+    merge = kiosk("twins:merge")
+    assert merge(["d", "c", "b", "a", "d"], [(0, 1), (1, 2)]) == ["b", "b", "b", "a", "b"]
+    assert merge(["b", "a", "b", "c"], [(2, 3)]) == ["b", "a", "b", "b"]
+    assert merge(["b", "a"], []) == ["b", "a"]
 
 
 def test_every_drawing_comes_in_five_tones_that_darken() -> None:
@@ -61,11 +100,25 @@ def test_every_drawing_comes_in_five_tones_that_darken() -> None:
 
 def test_no_family_stands_in_two_splits(splits: dict[str, Split]) -> None:
     families = {name: set(split.rows.clusters.tolist()) for name, split in splits.items()}  # type: ignore[union-attr]
-    assert sum(map(len, families.values())) == len(set().union(*families.values())) == 422
-    shares = {name: len(families[name]) / 422 for name in SPLITS}
-    assert shares == pytest.approx(
-        {"train": 0.45, "prune": 0.10, "calibrate": 0.05, "tune": 0.10, "evaluate": 0.30}, abs=0.01
-    )
+    assert sum(map(len, families.values())) == len(set().union(*families.values())) == 411
+    labels = {family.name: family.label for family in kiosk("drawings:families")()}
+    counts = {name: Counter(labels[one] for one in families[name]) for name in SPLITS}
+    assert counts == {
+        "train": {1: 159, 0: 51},
+        "prune": {1: 33, 0: 9},
+        "calibrate": {1: 16, 0: 5},
+        "tune": {1: 25, 0: 14},
+        "evaluate": {1: 64, 0: 35},
+    }
+
+
+def test_only_new_drawings_judge_and_only_train_meets_both(splits: dict[str, Split]) -> None:
+    is_new = {family.name: family.is_new for family in kiosk("drawings:families")()}
+    kinds = {
+        name: {is_new[one] for one in set(split.rows.clusters.tolist())}  # type: ignore[union-attr]
+        for name, split in splits.items()
+    }
+    assert kinds == {"train": {False, True}, "prune": {False}, "calibrate": {False}, "tune": {True}, "evaluate": {True}}
 
 
 def test_families_stay_in_their_split_whatever_the_seed_and_sizes(splits: dict[str, Split]) -> None:
@@ -103,6 +156,17 @@ def test_families_weigh_the_same(splits: dict[str, Split]) -> None:
     for label in (0, 1):
         counts = Counter(rows.clusters[rows.labels == label].tolist())  # type: ignore[index]
         assert max(counts.values()) - min(counts.values()) <= len(TONES)
+
+
+def test_train_shows_the_few_new_drawings_more_often(splits: dict[str, Split]) -> None:
+    families = {family.name: family for family in kiosk("drawings:families")()}
+    rows = splits["train"].rows
+    assert rows.clusters is not None
+    for label in (0, 1):
+        counts = Counter(rows.clusters[rows.labels == label].tolist())
+        weight = {name: len(families[name].drawings) * (4 if families[name].is_new else 1) for name in counts}
+        share = {name: counts[name] / weight[name] * sum(weight.values()) / sum(counts.values()) for name in counts}
+        assert share == pytest.approx(dict.fromkeys(counts, 1.0), abs=0.1)
 
 
 def test_any_batch_size_gives_the_same_bytes() -> None:
@@ -145,7 +209,7 @@ def test_each_photograph_is_taken_with_its_own_stream(monkeypatch: pytest.Monkey
 
 def test_the_families_that_the_shipped_weights_have_seen_stay_in_train(splits: dict[str, Split]) -> None:
     names = sorted(set(splits["train"].rows.clusters.tolist()))  # type: ignore[union-attr]
-    assert hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] == "655c44cf52378980"
+    assert hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] == "209ac6fa149d0237"
 
 
 def test_the_project_file_fits_the_data() -> None:
@@ -212,7 +276,7 @@ def test_the_dense_network_is_the_one_that_was_measured(splits: dict[str, Split]
     predicted = kiosk("train:predict")(model.eval(), images)
     right, positive = predicted == rows.labels, rows.labels == 1
     rates = {tone: right[positive & (rows.attributes["skin_tone"] == tone)].mean() for tone in TONES}
-    assert right.mean() > 0.92
+    assert right.mean() > 0.87
     assert rates["VI"] < np.mean([rates[tone] for tone in TONES[:4]]) - 0.03
 
 

@@ -16,7 +16,11 @@ from fairdeploy.errors import DataError
 from kiosk import capture, drawings
 from kiosk.drawings import TONES, Family
 
-FAMILY_SHARES = {"train": 0.45, "prune": 0.10, "calibrate": 0.05, "tune": 0.10, "evaluate": 0.30}
+# The old styles were evaluated on while gates, recipe and method were made, so the splits that judge hold none of them.
+# Train holds some families of the new styles, so that the network knows how they are drawn, and shows those more often.
+OLD_SHARES = {"train": 0.75, "prune": 0.17, "calibrate": 0.08}
+NEW_SHARES = {"train": 0.12, "tune": 0.25, "evaluate": 0.63}
+NEW_WEIGHT_IN_TRAIN = 4
 TRAIN_TONE_SHARES = (0.38, 0.32, 0.20, 0.07, 0.03)
 LIGHTS = ("dim", "medium", "bright")
 
@@ -52,15 +56,15 @@ def augment(batch: Mapping[str, NDArray[np.uint8]], random: np.random.Generator)
 
 
 def _deal_families() -> dict[str, list[Family]]:
-    """Deal the families of each label to the splits by their shares."""
+    """Deal the families of each label to the splits by the shares of the old and of the new styles."""
     dealt: dict[str, list[Family]] = {name: [] for name in SPLITS}
     random = _generator("families")
-    for label in (0, 1):
-        pool = [family for family in drawings.families() if family.label == label]
-        order = random.permutation(len(pool))[::-1]  # forwards, the last families had been evaluated on before
-        ends = np.rint(np.cumsum([FAMILY_SHARES[name] for name in SPLITS]) * len(pool)).astype(int)
-        for name, part in zip(SPLITS, np.split(order, ends[:-1]), strict=True):
-            dealt[name] += [pool[position] for position in part]
+    for is_new, shares in ((False, OLD_SHARES), (True, NEW_SHARES)):
+        for label in (0, 1):
+            pool = [one for one in drawings.families() if one.label == label and one.is_new is is_new]
+            ends = np.rint(np.cumsum(list(shares.values())) * len(pool)).astype(int)
+            for name, part in zip(shares, np.split(random.permutation(len(pool)), ends[:-1]), strict=True):
+                dealt[name] += [pool[position] for position in part]
     return dealt
 
 
@@ -87,6 +91,8 @@ def _split(name: str, size: int, families: list[Family], seed: int) -> Split:
             tones[mine] = _train_tones(int(mine.sum()), random)
         scenes = int(scene[mine].max()) + 1
         own = np.array([position for position, one in enumerate(families) if one.label == label])
+        if name == "train":
+            own = np.repeat(own, [_weight_in_train(families[position]) for position in own])
         chosen = own[_deal(len(own), scenes, random)]
         which = (random.random(scenes) * [len(families[position].drawings) for position in chosen]).astype(int)
         level = _deal(len(LIGHTS), scenes, random)
@@ -112,6 +118,10 @@ def _split(name: str, size: int, families: list[Family], seed: int) -> Split:
         clusters=np.array([one.name for one in families])[family],
     )
     return Split(rows, batches)
+
+
+def _weight_in_train(family: Family) -> int:
+    return len(family.drawings) * (NEW_WEIGHT_IN_TRAIN if family.is_new else 1)
 
 
 def _train_tones(count: int, random: np.random.Generator) -> NDArray[np.int64]:

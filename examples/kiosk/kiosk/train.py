@@ -22,7 +22,7 @@ from kiosk.model import build
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "dense.safetensors"
 BATCH = 128
-EPOCHS = 7
+EPOCHS = 12
 
 
 def normalise(images: NDArray[np.uint8]) -> torch.Tensor:
