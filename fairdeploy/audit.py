@@ -133,6 +133,7 @@ def recompute(evidence: Evidence) -> Evidence:
             **_latencies(record),
             tallies=evidence.tallies,
             scores=evidence.scores,
+            unpaired=evidence.unpaired,
             stages=evidence.stages,
         )
     except DataError as error:

@@ -16,7 +16,8 @@
         decision-log.json
 
 What ``fairdeploy judge --out`` writes is one such folder; in the place of artifact, model-spec.json and target.json it
-has predictions.json (`PredictionsRecord`), since its predictions were made elsewhere.
+has predictions.json (`PredictionsRecord`), since its predictions were made elsewhere; and where a reference saw other
+rows, these in tally-<reference>-unpaired.json.
 """
 
 from __future__ import annotations
@@ -278,13 +279,14 @@ def load_evidence(bundle: Bundle) -> Evidence:
     """
     record = bundle.evidence
     tallies = {name: _tally(bundle, name, known) for name, known in record.tally_digests.items()}
+    unpaired = {name: _tally(bundle, f"{name}-unpaired", known) for name, known in record.unpaired_digests.items()}
     stages = {one.stage: _tally(bundle, f"stage-{one.stage}", one.tally_digest) for one in record.stages}
     scores: dict[str, Scores] = {}
     for column, known in record.score_digests.items():
         scores[column] = Scores.from_json(_sealed(bundle, f"scores-{column}.json"))
         if scores[column].digest != known:
             raise IntegrityError(f"{bundle.folder}: scores-{column}.json are not the scores of this evidence")
-    return Evidence(record=record, tallies=tallies, scores=scores, stages=stages)
+    return Evidence(record=record, tallies=tallies, scores=scores, unpaired=unpaired, stages=stages)
 
 
 def _tally(bundle: Bundle, name: str, known: str) -> Tally:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy.data.predictions import CodedRows
-from fairdeploy.data.roles import LONE
+from fairdeploy.data.predictions import CodedRows, Survey, coded, survey
+from fairdeploy.data.roles import LONE, Roles
+from fairdeploy.data.tables import Table
+from fairdeploy.errors import DataError
 from fairdeploy.evidence import Schema, Tally
 from fairdeploy.evidence.encoding import GOLDEN, hash_text
 from fairdeploy.evidence.records import Reference
@@ -67,6 +69,71 @@ def count_rows(chunks: Iterable[CodedRows], schema: Schema) -> Counted:
     ordered = np.concatenate(hashes)
     ordered.sort()
     return Counted(tallies, scores, hashlib.sha256(ordered.astype("<u8").tobytes()).hexdigest())
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A reference over rows of its own.
+
+    Attributes
+    ----------
+    found : Survey
+        What those rows say.
+    tally : Tally
+        Its predictions, as reference and as deployed ones.
+    """
+
+    found: Survey
+    tally: Tally
+
+
+def count_apart(tables: Sequence[Table], roles: Roles, judged: Survey, fingerprint: str) -> Apart:
+    """Count a reference that saw other rows than those that are judged.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+        Those of the reference.
+    roles : Roles
+        As `roles_apart` settles them.
+    judged : Survey
+        What the judged rows say; the classes are theirs.
+    fingerprint : str
+        Of the judged rows.
+
+    Raises
+    ------
+    DataError
+        If the rows are the judged ones, so that they can be compared in pairs, or their groups or contexts have other
+        levels; besides, as `survey`.
+    """
+    found = survey(tables, roles, classes=judged.classes)
+    for column, levels in {**judged.groups, **judged.contexts}.items():
+        own = {**found.groups, **found.contexts}[column]
+        if set(own) != set(levels):
+            every = "|".join(dict.fromkeys((*levels, *own)))
+            raise DataError(
+                f"column '{column}' has the levels {', '.join(own)} here and {', '.join(levels)} in the judged rows: "
+                f"write them alike, or declare all, as in {column}={every}, if some have no rows on one side",
+                file=tables[0].file,
+            )
+    found = replace(found, groups=judged.groups, contexts=judged.contexts)
+    (name,) = roles.references
+    rows = (replace(one, deployed=one.references[name], scores={}) for one in coded(tables, roles, found))
+    counted = count_rows(rows, schema_of(roles, found))
+    if counted.fingerprint == fingerprint:
+        raise DataError(
+            "holds the very rows that are judged: leave --unpaired out, since in pairs they show far smaller changes",
+            file=tables[0].file,
+        )
+    return Apart(found, next(iter(counted.tallies.values())))
+
+
+def schema_of(roles: Roles, found: Survey) -> Schema:
+    """Return what is counted of some rows."""
+    return Schema(
+        attributes=found.groups, contexts=found.contexts, classes=found.classes, clustered=roles.cluster is not None
+    )
 
 
 def _arrays(columns: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.str_]]:

@@ -20,13 +20,13 @@ import numpy as np
 
 from fairdeploy import __version__
 from fairdeploy.bundle import PredictionsRecord, seal
-from fairdeploy.counting import count_rows
-from fairdeploy.data.join import join_reference
+from fairdeploy.counting import Apart, count_apart, count_rows, schema_of
+from fairdeploy.data.join import join_reference, name_of, one_reference, roles_apart
 from fairdeploy.data.predictions import Survey, coded, survey
 from fairdeploy.data.roles import LONE, Named, Roles, assign_roles
 from fairdeploy.data.tables import Table, open_table
 from fairdeploy.errors import ConfigError, ExitCode
-from fairdeploy.evidence import Evidence, Schema, Tally
+from fairdeploy.evidence import Evidence, Tally
 from fairdeploy.evidence import judge as judge_tallies
 from fairdeploy.evidence.records import Reference
 from fairdeploy.gates import Gates, Verdict, gate, parse_gates, worst_exit
@@ -70,7 +70,7 @@ class Judgement:
     def margins(self) -> tuple[Margin, ...]:
         """Gates to start from; none without a reference."""
         given = set(self.predictions.references.values()) != {NO_REFERENCE}
-        return provable_margins(self.evidence.tallies) if given else ()
+        return provable_margins(self.evidence.tallies, self.evidence.unpaired) if given else ()
 
     def __str__(self) -> str:
         blocking = [cell.reason for cell in self.verdict.cells if cell.status != "pass"]
@@ -100,6 +100,7 @@ class Judgement:
                 },
                 {
                     **{f"tally-{name}.json": one.to_json() for name, one in self.evidence.tallies.items()},
+                    **{f"tally-{name}-unpaired.json": one.to_json() for name, one in self.evidence.unpaired.items()},
                     **{f"scores-{name}.json": one.to_json() for name, one in self.evidence.scores.items()},
                 },
                 None,
@@ -126,6 +127,7 @@ def judge(
     threshold: float | None = None,
     reference: str | Mapping[str, str] | None = None,
     reference_file: Any = None,
+    unpaired: bool = False,
     contexts: Named = (),
     cluster: str | None = None,
     id: str | None = None,
@@ -153,7 +155,10 @@ def judge(
         Column of predictions (or scores) that changes are measured against.
     reference_file : path, data frame, mapping of columns, or list of them, optional
         Where that column is (``prediction``, else ``score``, if it is not named), when it is not in `data`: rows are
-        joined by their ids, which must be the same.
+        joined by their ids, which must be the same, as must be the labels where it has them.
+    unpaired : bool
+        Whether that file holds other rows, with id, label, groups, contexts and cluster of their own in columns of the
+        same names: changes are then those between two samples, and need several times as many rows.
     classes : sequence of str
         All classes in their order; read from the labels when left out.
     positive : str, optional
@@ -193,17 +198,28 @@ def judge(
         reference=reference if reference_file is None else {}, groups=groups, contexts=contexts, cluster=cluster,
     )  # fmt: skip
     others = [] if reference_file is None else _open(reference_file)
-    if others:
+    if unpaired and not others:
+        raise ConfigError("'unpaired' says that the reference saw other rows: give them with --reference-file")
+    given = [one_reference(others, reference)[0]] if others else [*roles.references]
+    _read_gates(gates, given, None)  # a mistake there need not wait for the data
+    theirs = roles_apart(roles, others, reference) if unpaired else None
+    if others and not unpaired:
         tables, roles = join_reference(tables, roles, others, reference)
     found = survey(tables, roles, classes=classes, positive=positive)
-    held = _read_gates(gates, found, roles)
-    counted = count_rows(coded(tables, roles, found), _schema(roles, found))
+    held = _read_gates(gates, given, found)
+    counted = count_rows(coded(tables, roles, found), schema_of(roles, found))
+    apart = None if theirs is None else count_apart(others, theirs, found, counted.fingerprint)
+    references, notes = _references(roles, found), [*found.notes, *_odd(counted.tallies, roles)]
+    tallies = counted.tallies
+    if theirs is not None and apart is not None:
+        references = {
+            name: f"{text} of {name_of(others, 'other rows')}, unpaired"
+            for name, text in _references(theirs, apart.found).items()
+        }
+        tallies = {name: counted.tallies[LONE] for name in references}
+        notes.append(_unlike(apart))
     predictions = PredictionsRecord(
-        name=name,
-        classes=found.classes,
-        decision=roles.decision,
-        references=_references(roles, found),
-        notes=(*found.notes, *_odd(counted.tallies, roles)),
+        name=name, classes=found.classes, decision=roles.decision, references=references, notes=tuple(notes)
     )
     evidence = judge_tallies(
         target=name,
@@ -214,18 +230,23 @@ def judge(
         reference_digests={},
         requested_precision="not known",
         seed=seed,
-        tallies=counted.tallies,
+        tallies=tallies,
+        unpaired={} if apart is None else {name: apart.tally for name in references},
         scores=counted.scores,
     )
     verdict = gate(evidence, held.gates, waivers=held.waivers, today=today or date.today())
     return Judgement(verdict, evidence, held.gates, predictions, _files([*tables, *others]))
 
 
-def _read_gates(gates: Mapping[str, Any] | Path | str | None, found: Survey, roles: Roles) -> GatesFile:
-    """Read the gates; ``against`` may be left out where there is one reference, and is the one that was given."""
-    given = tuple(roles.references)
-    task: Task = "binary-classification" if len(found.classes) == 2 else "multiclass-classification"
-    lone: Reference | None = LONE if given == (LONE,) else None
+def _read_gates(gates: Mapping[str, Any] | Path | str | None, given: Sequence[str], found: Survey | None) -> GatesFile:
+    """Read the gates; ``against`` may be left out where there is one reference, and is the one that was given.
+
+    Before the rows are read, `found` is None; then it is not known yet whether a metric needs a class.
+    """
+    task: Task | None = None
+    if found is not None:
+        task = "binary-classification" if len(found.classes) == 2 else "multiclass-classification"
+    lone: Reference | None = LONE if given == [LONE] else None
     if gates is None:
         return GatesFile(Gates(rules=()), (), None)
     if isinstance(gates, Mapping):
@@ -239,7 +260,7 @@ def _read_gates(gates: Mapping[str, Any] | Path | str | None, found: Survey, rol
         if rule.against is not None and rule.against not in given:
             how = "--reference COLUMN" if rule.against == LONE else f"--reference {rule.against}=COLUMN"
             have = f"the references are {', '.join(given)}" if given else "no reference was given"
-            have = "the one reference has no name" if given == (LONE,) else have
+            have = "the one reference has no name" if given == [LONE] else have
             raise ConfigError(f"{rule.where}: the gate is against '{rule.against}', but {have}: say {how}")
     return held
 
@@ -251,16 +272,17 @@ def _open(data: Any) -> list[Table]:
     return [open_table(source) for source in sources]
 
 
-def _schema(roles: Roles, found: Survey) -> Schema:
-    return Schema(
-        attributes=found.groups, contexts=found.contexts, classes=found.classes, clustered=roles.cluster is not None
-    )
-
-
 def _references(roles: Roles, found: Survey) -> dict[Reference, str]:
     scored = {name: f" >= {roles.threshold:g}" for name in found.scored}
     columns = {name: f"column '{column}'{scored.get(name, '')}" for name, column in roles.references.items()}
     return columns or {LONE: NO_REFERENCE}  # type: ignore[return-value]
+
+
+def _unlike(apart: Apart) -> str:
+    return (
+        f"the reference saw {apart.tally.rows} other rows: changes are those between two samples, and need several "
+        "times as many rows as pairs"
+    )
 
 
 def _odd(tallies: Mapping[Reference, Tally], roles: Roles) -> list[str]:

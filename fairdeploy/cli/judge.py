@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fairdeploy.cli.common import Common, print_result, stdout
 from fairdeploy.errors import ConfigError
-from fairdeploy.evidence.records import Change
+from fairdeploy.evidence.records import Change, Shift
 from fairdeploy.judgement import NO_REFERENCE, Judgement
 from fairdeploy.judgement import judge as judge_predictions
 from fairdeploy.report import words
@@ -41,6 +41,9 @@ def judge(
     reference_file: Annotated[
         Path | None, Parameter(help="File with the reference's predictions; rows are joined by id.")
     ] = None,
+    unpaired: Annotated[
+        bool, Parameter(negative="", help="The reference's file holds other rows, with labels and groups of their own.")
+    ] = False,
     contexts: Columns = (),
     cluster: Name = None,
     id: Name = None,
@@ -62,8 +65,9 @@ def judge(
         raise ConfigError("is there already: a bundle is never changed, so give a new folder", file=out)
     found = judge_predictions(
         list(files), groups=_columns(groups), label=label, prediction=prediction, score=score, threshold=threshold,
-        reference=_references(reference), reference_file=reference_file, contexts=_columns(contexts), cluster=cluster,
-        id=id, classes=classes.split(",") if classes else (), positive=positive, gates=gates, name=name, seed=seed,
+        reference=_references(reference), reference_file=reference_file, unpaired=unpaired,
+        contexts=_columns(contexts), cluster=cluster, id=id, classes=classes.split(",") if classes else (),
+        positive=positive, gates=gates, name=name, seed=seed,
     )  # fmt: skip
     if out is not None:
         found.save(out)
@@ -105,7 +109,8 @@ def print_groups(found: Judgement, console: Console) -> None:
     evidence = found.evidence.record
     given = set(found.predictions.references.values()) != {NO_REFERENCE}
     references = tuple(found.predictions.references) if given else ()
-    changes = {(one.metric, one.against, str(one.group)): one for one in evidence.changes if not one.context}
+    stated: list[Change | Shift] = [*evidence.changes, *(one for one in evidence.shifts if not one.paired)]
+    changes = {(one.metric, one.against, str(one.group)): one for one in stated if not one.context}
     for metric in (name for name in SHOWN if any(rate.metric == name for rate in evidence.rates)):
         table = Table(
             box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=words.first_upper(words.metric_name(metric))
@@ -129,7 +134,7 @@ def print_groups(found: Judgement, console: Console) -> None:
         _print_margins(found, console)
 
 
-def _change(one: Change) -> str:
+def _change(one: Change | Shift) -> str:
     return words.change(one.change) + (f" ({words.span(one.interval, signed=True)})" if one.interval else "")
 
 

@@ -1,4 +1,4 @@
-"""A column of another file, joined to tables by the ids of their rows."""
+"""A reference in a file of its own: joined by the ids of its rows, or apart where it saw other rows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fairdeploy.data.roles import Roles, references_named, refuse_missing_columns
+from fairdeploy.data.classes import BOOLEANS, WHOLE
+from fairdeploy.data.roles import Roles, references_named, refuse_missing_columns, refuse_two_roles
 from fairdeploy.data.tables import Chunk, Table
-from fairdeploy.data.values import parts_of
+from fairdeploy.data.values import Part, parts_of
 from fairdeploy.errors import ConfigError, DataError
 
 SHOWN = 3
@@ -36,13 +37,56 @@ def join_reference(
     Raises
     ------
     DataError
-        If an id stands twice in `others`, or the ids are not the same on both sides; with their number and the first.
+        If an id stands twice in `others`, or the ids or, where `others` have them, the labels are not the same on both
+        sides; with their number and the first.
     ConfigError
         If more than one reference is named.
 
     Notes
     -----
-    The ids of `others` are held in memory, about 200 bytes for each.
+    The ids of `others` are held in memory, about 200 bytes for each, 300 with labels.
+    """
+    name, column = one_reference(others, reference)
+    for other in others:
+        refuse_missing_columns(other, [("id", roles.id), ("reference", column)])
+    joint = f"{column} of {name_of(others, 'the reference')}"
+    return _joined(tables, others, roles=roles, column=column, name=joint), replace(roles, references={name: joint})
+
+
+def roles_apart(roles: Roles, others: Sequence[Table], reference: str | Mapping[str, str] | None) -> Roles:
+    """Settle the columns of a reference that saw other rows: called as those of the judged predictions.
+
+    Its labels stand where the judged predictions would. Its clusters are in the column of theirs; a column called
+    ``cluster`` is one even where theirs have none.
+
+    Raises
+    ------
+    DataError
+        If a file lacks a column.
+    ConfigError
+        If more than one reference is named, or its column has another role, too.
+    """
+    name, column = one_reference(others, reference)
+    cluster = roles.cluster or ("cluster" if "cluster" in others[0].columns else None)
+    kept = replace(roles, prediction=None, score=None, references={name: column}, cluster=cluster)
+    for other in others:
+        refuse_missing_columns(other, kept.columns)
+    refuse_two_roles(kept)
+    return replace(kept, prediction=roles.label)
+
+
+def name_of(tables: Sequence[Table], otherwise: str) -> str:
+    """Return the name of the first file."""
+    return tables[0].file.name if tables[0].file else otherwise
+
+
+def one_reference(others: Sequence[Table], reference: str | Mapping[str, str] | None) -> tuple[str, str]:
+    """Return the name and the column of the one reference that a file of its own holds.
+
+    Raises
+    ------
+    ConfigError
+        If several are named.
     """
     if reference is None:
         reference = "prediction" if "prediction" in others[0].columns else "score"
@@ -50,31 +94,16 @@ def join_reference(
     if len(named) != 1:
         raise ConfigError("the file of the reference holds one reference: name one column")
     ((name, column),) = named.items()
-    for other in others:
-        refuse_missing_columns(other, [("id", roles.id), ("reference", column)])
-    joint = f"{column} of {others[0].file.name if others[0].file else 'the reference'}"
-    return _joined(tables, others, id=roles.id, column=column, name=joint), replace(roles, references={name: joint})
+    return name, column
 
 
-def _joined(tables: Sequence[Table], others: Sequence[Table], *, id: str, column: str, name: str) -> list[Table]:
+def _joined(tables: Sequence[Table], others: Sequence[Table], *, roles: Roles, column: str, name: str) -> list[Table]:
     """Return the tables with a further column `name`: for each row what `column` says in `others` under the same id."""
-    values = _values_by_id(others, id, column)
-    seen = 0
-    missing: list[str] = []
-    for part in parts_of(tables, [id]):
-        ids = part.texts(id)
-        absent = [text for text in ids if text not in values]
-        seen += len(ids) - len(absent)
-        missing += absent
-    if missing or seen < len(values):
-        known = {text for part in parts_of(tables, [id]) for text in part.texts(id)}
-        extra = [text for text in values if text not in known]
-        wrong = [_some(missing, "are missing there"), _some(extra, "stand only there")]
-        raise DataError(
-            f"is not of the same rows: {' and '.join(filter(None, wrong))}: give the reference's predictions for the "
-            "same ids",
-            file=others[0].file,
-        )
+    id = roles.id
+    values = _by_id(others, id, column)
+    _check_same_rows(tables, others, id, values)
+    if all(roles.label in other.columns for other in others):
+        _check_same_labels(tables, others, id, roles.label)
 
     def with_values(table: Table) -> Table:
         def read(columns: Sequence[str]) -> Iterator[Chunk]:
@@ -89,7 +118,45 @@ def _joined(tables: Sequence[Table], others: Sequence[Table], *, id: str, column
     return [with_values(table) for table in tables]
 
 
-def _values_by_id(tables: Sequence[Table], id: str, column: str) -> dict[str, Any]:
+def _check_same_rows(tables: Sequence[Table], others: Sequence[Table], id: str, values: Mapping[str, Any]) -> None:
+    seen = 0
+    missing: list[str] = []
+    for part in parts_of(tables, [id]):
+        ids = part.texts(id)
+        absent = [text for text in ids if text not in values]
+        seen += len(ids) - len(absent)
+        missing += absent
+    if missing or seen < len(values):
+        known = {text for part in parts_of(tables, [id]) for text in part.texts(id)}
+        extra = [text for text in values if text not in known]
+        wrong = [_some(missing, "are missing there"), _some(extra, "stand only there")]
+        raise DataError(
+            f"is not of the same rows: {' and '.join(filter(None, wrong))}: give the reference's predictions for the "
+            "same ids, or say --unpaired if it saw other rows",
+            file=others[0].file,
+        )
+
+
+def _check_same_labels(tables: Sequence[Table], others: Sequence[Table], id: str, label: str) -> None:
+    """Refuse labels that differ under one id: then one of the files is of other rows, or of another state of them."""
+    theirs = {text: own for part in parts_of(others, [id, label]) for text, own in _labelled(part, id, label)}
+    found = (pair for part in parts_of(tables, [id, label]) for pair in _labelled(part, id, label))
+    differ = [text for text, own in found if own != theirs[text]]
+    if differ:
+        raise DataError(
+            f"column '{label}': {_some(differ, 'have another label there')}: give the reference's predictions for the "
+            "same rows, or say --unpaired if it saw other rows",
+            file=others[0].file,
+        )
+
+
+def _labelled(part: Part, id: str, label: str) -> Iterator[tuple[str, str]]:
+    """Yield each row's id and class; whole numbers with decimals and booleans mean 0, 1, ..., as in `data.classes`."""
+    for text, own in zip(part.texts(id), part.levels(label), strict=True):
+        yield text, BOOLEANS.get(own.lower(), WHOLE.sub(r"\1", own))
+
+
+def _by_id(tables: Sequence[Table], id: str, column: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for part in parts_of(tables, [id, column]):
         for at, (text, value) in enumerate(zip(part.complete(id, part.texts(id)), part.chunk[column], strict=True)):

@@ -118,7 +118,7 @@ def assign_roles(
     )
     for table in tables:
         refuse_missing_columns(table, found.columns)
-    _refuse_two_roles(found)
+    refuse_two_roles(found)
     return found
 
 
@@ -163,7 +163,8 @@ def refuse_missing_columns(table: Table, wanted: Collection[tuple[str, str]]) ->
             raise DataError(f"no column '{column}' ({role}){guess} {_shown(table.columns)}", file=table.file)
 
 
-def _refuse_two_roles(found: Roles) -> None:
+def refuse_two_roles(found: Roles) -> None:
+    """Raise ConfigError if a column has two roles."""
     used: dict[str, str] = {}
     for role, column in found.columns:
         if column in used:

@@ -21,11 +21,13 @@ from fairdeploy.evidence.records import (
     StageName,
 )
 from fairdeploy.evidence.resampled import ResampledRecords, resampled_records
+from fairdeploy.evidence.reversals import order_reversals
 from fairdeploy.evidence.scores import BUCKETS as SCORE_BUCKETS
 from fairdeploy.evidence.scores import Scores
 from fairdeploy.evidence.shifts import reversal_records
 from fairdeploy.evidence.shown import CONFIDENCE, change_records, flip_records, interval, rate_records
 from fairdeploy.evidence.tally import Tally
+from fairdeploy.evidence.unpaired import check_unpaired, unpaired_records
 
 PERCENTILES = (50, 90, 99)
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
@@ -41,6 +43,8 @@ class Evidence:
     tallies : mapping of reference to Tally
         Deployed predictions paired with each reference's; empty when the artifact could not be run.
     scores : mapping of {"deployed", "dense", "compact", "reference"} to Scores
+    unpaired : mapping of reference to Tally
+        Predictions of references that saw other rows, over those; in `tallies` the labels then stand in their place.
     stages : mapping of stage name to Tally
         Predictions of each stage, paired with the dense network's.
     """
@@ -48,6 +52,7 @@ class Evidence:
     record: EvidenceRecord
     tallies: Mapping[Reference, Tally]
     scores: Mapping[str, Scores] = field(default_factory=dict)
+    unpaired: Mapping[Reference, Tally] = field(default_factory=dict)
     stages: Mapping[StageName, Tally] = field(default_factory=dict)
 
 
@@ -68,6 +73,7 @@ def judge(
     peak_memory_mb: float | None = None,
     tallies: Mapping[Reference, Tally] = NOTHING,
     scores: Mapping[str, Scores] = NOTHING,
+    unpaired: Mapping[Reference, Tally] = NOTHING,
     stages: Mapping[StageName, Tally] = NOTHING,
     latencies_ms: ArrayLike | None = None,
     reference_latencies_ms: Mapping[str, ArrayLike] = NOTHING,
@@ -88,6 +94,9 @@ def judge(
         The artifact's predictions, paired with each reference's; the same rows in each.
     scores : mapping of {"deployed", "dense", "compact", "reference"} to Scores
         Scores of the artifact and of the references, of the rows of the tallies.
+    unpaired : mapping of reference to Tally
+        Where a reference saw other rows, its predictions over those, as reference and as deployed ones; its tally in
+        `tallies` then has the labels as reference.
     stages : mapping of stage name to Tally
         Predictions of each stage, paired with the dense network's.
     latencies_ms, reference_latencies_ms : array [runs], and by reference
@@ -110,14 +119,17 @@ def judge(
     _check_same_artifact(tallies)
     _check_identical(tallies, identical_to)
     _check_scores(tallies, scores)
+    check_unpaired(tallies, unpaired)
+    paired = {name: tally for name, tally in tallies.items() if name not in unpaired}
     main = next(iter(tallies.values()), None)
-    clustered = {name: changes_cluster(tally, name, identical_to) for name, tally in tallies.items()}
+    clustered = {name: changes_cluster(tally, name, identical_to) for name, tally in paired.items()}
     changes = tuple(
-        one for name, tally in tallies.items() for one in change_records(tally, name, clustered=clustered[name])
+        one for name, tally in paired.items() for one in change_records(tally, name, clustered=clustered[name])
     )
-    resampled = ResampledRecords() if main is None else resampled_records(main, tallies, scores, seed=seed)
+    resampled = ResampledRecords() if main is None else resampled_records(main, paired, scores, seed=seed)
+    apart = (one for name, tally in unpaired.items() for one in unpaired_records(tallies[name], tally, name))
     rates = () if main is None else rate_records(main)
-    flips = (one for name, tally in tallies.items() for one in flip_records(tally, name))
+    flips = (one for name, tally in paired.items() for one in flip_records(tally, name))
     record = EvidenceRecord(
         target=target,
         level=level,
@@ -129,6 +141,7 @@ def judge(
         data_fingerprint=data_fingerprint,
         reference_digests=dict(reference_digests),
         tally_digests={name: tally.digest for name, tally in tallies.items()},
+        unpaired_digests={name: tally.digest for name, tally in unpaired.items()},
         score_digests={name: one.digest for name, one in scores.items()},
         identical_to=identical_to,
         failure=failure,
@@ -140,8 +153,8 @@ def judge(
         rates=(*rates, *resampled.rates, *flips),
         changes=changes,
         gaps=resampled.gaps,
-        shifts=resampled.shifts,
-        reversals=reversal_records(changes, resampled.shifts),
+        shifts=(*resampled.shifts, *apart),
+        reversals=(*reversal_records(changes, resampled.shifts), *order_reversals(rates)),
         latency=None if latencies_ms is None else _latency(latencies_ms, threads, percentiles),
         reference_latency={
             name: _latency(samples, threads, percentiles) for name, samples in reference_latencies_ms.items()
@@ -149,7 +162,7 @@ def judge(
         stages=tuple(_stage(name, tally) for name, tally in stages.items()),
         seed=seed,
     )
-    return Evidence(record, dict(tallies), dict(scores), dict(stages))
+    return Evidence(record, dict(tallies), dict(scores), unpaired=dict(unpaired), stages=dict(stages))
 
 
 def _stage(name: StageName, tally: Tally) -> Stage:

@@ -89,12 +89,14 @@ class Shift(Record):
 class Reversal(Record):
     """Simpson's reversal: a group's number over everything has one sign, within every level of a context the other.
 
-    `change` and `within` are changes of a statistic, or excess drops; `metric` says which.
+    `change` and `within` are changes of a statistic or excess drops against a reference, `metric` says which; or, where
+    `than` names another group, by how much the deployed rate of `group` is above that one's.
     """
 
     metric: str
-    against: Reference
+    against: Reference | None
     group: Group
+    than: Group | None = None
     context: str
     change: float
     within: dict[str, float]
@@ -141,6 +143,7 @@ class EvidenceRecord(Record):
 
     `level_mend` says what would raise the level. `identical_to` names the references whose very file it is, run by the
     same runtime on the same device: there the rows of one cluster cannot change together, so they count as independent.
+    `unpaired_digests` are the tallies of references that saw other rows.
     """
 
     schema_version: Literal[1] = 1
@@ -155,6 +158,7 @@ class EvidenceRecord(Record):
     reference_digests: dict[str, str]
     identical_to: tuple[Reference, ...] = ()
     tally_digests: dict[Reference, str]
+    unpaired_digests: dict[Reference, str] = {}
     score_digests: dict[str, str] = {}
     failure: str | None = None
     runtime: dict[str, str]

@@ -98,7 +98,7 @@ def _finding(rule: Rule, losses: _Losses, at: int) -> Finding:
         status = "fail"
     elif status == "inconclusive":
         needed = _more_rows(rule, n, loss, losses.flip_rate, float(losses.effect[at]))
-    reason = _reason(rule, named(group, context), status, *bounds, rows(n, needed, losses.buckets[at]))
+    reason = change_reason(rule, named(group, context), status, *bounds, rows(n, needed, losses.buckets[at]))
     method = "Tango, paired" + losses.notes[at]
     return Finding(group, status, *bounds, "rate", n, method, reason, needed, context)
 
@@ -113,7 +113,8 @@ def _more_rows(rule: Rule, n: int, loss: float, flip_rate: float, effect: float)
     return max(n + 1, math.ceil(needed))
 
 
-def _reason(rule: Rule, who: str, status: Status, loss: float, lower: float, upper: float, there: str) -> str:
+def change_reason(rule: Rule, who: str, status: Status, loss: float, lower: float, upper: float, there: str) -> str:
+    """Say by how much a rate changed for the worse, how sure that is, and `there` which rows are still needed."""
     fell, risen = ("rose", "fell") if rule.condition == "max_increase" else ("fell", "rose")
     text = f"The {rule.words} of {who} "
     text += f"{fell if loss > 0 else risen} by {points(abs(loss))} points" if loss else "did not change"

@@ -34,7 +34,7 @@ class _Waivers(Record):
     waivers: tuple[Waiver, ...]
 
 
-def read_gates(file: Path, *, task: Task, lone: Reference | None = None) -> GatesFile:
+def read_gates(file: Path, *, task: Task | None, lone: Reference | None = None) -> GatesFile:
     """Read a gates file: metrics at the top or under ``gates``, and beside them ``waivers`` and ``across_targets``.
 
     A bundle's gates.json is one, too; its rules keep the places where they were set, so that its digest stays.
@@ -43,7 +43,7 @@ def read_gates(file: Path, *, task: Task, lone: Reference | None = None) -> Gate
     ----------
     file : Path
     task : str
-        With many classes, metrics of two must name one.
+        With many classes, metrics of two must name one; None where they are not known yet.
     lone : str, optional
         The only reference that there is: meant where `against` is left out.
 
@@ -66,7 +66,7 @@ def read_gates(file: Path, *, task: Task, lone: Reference | None = None) -> Gate
     return GatesFile(gates, parse_waivers(document), parse_across(document, task=task))
 
 
-def parse_across(document: Document, *, task: Task) -> Gates | None:
+def parse_across(document: Document, *, task: Task | None) -> Gates | None:
     """Read what must hold over all targets, under ``across_targets``; None where nothing is said."""
     if "across_targets" not in document.data:
         return None

@@ -13,6 +13,7 @@ from fairdeploy.gates.gaps import gaps
 from fairdeploy.gates.measured import latency, size
 from fairdeploy.gates.records import Rule
 from fairdeploy.gates.statistics import statistics
+from fairdeploy.gates.unpaired import unpaired
 from fairdeploy.yamlfile import nearest
 
 COUNTED = {*metrics.RATES, *metrics.FLIPS, "worst_group_accuracy"}
@@ -35,12 +36,16 @@ def findings(evidence: Evidence, rule: Rule) -> list[Finding]:
         return [missing(rule, f"there are no predictions{paired}")]
     if tally.rows == 0:
         return [missing(rule, "the evaluation has no rows")]
+    apart = evidence.unpaired.get(rule.against) if rule.against else None
     if rule.of_class is not None:
         if rule.of_class not in tally.schema.classes:
             return [missing(rule, f"there is no class {rule.of_class} among {', '.join(tally.schema.classes)}")]
-        tally = tally.one_vs_rest(tally.schema.classes.index(rule.of_class))
+        index = tally.schema.classes.index(rule.of_class)
+        tally, apart = tally.one_vs_rest(index), None if apart is None else apart.one_vs_rest(index)
     if rule.within is not None and rule.within not in tally.schema.contexts:
         return [missing(rule, f"there is no context {rule.within}{nearest(rule.within, tally.schema.contexts)}")]
+    if apart is not None:
+        return list(unpaired(rule, tally, apart))
     if rule.metric in metrics.GAPS:
         family = gap_changes if rule.condition == "max_increase" else gaps
         return list(family(rule, tally, seed=record.seed))

@@ -35,7 +35,7 @@ def parse_gates(
     document: Document,
     path: KeyPath = ("gates",),
     *,
-    task: Task = "binary-classification",
+    task: Task | None = "binary-classification",
     across: bool = False,
     lone: Reference | None = None,
 ) -> tuple[Rule, ...]:
@@ -51,7 +51,7 @@ def parse_gates(
     path : key path
         Where the gates stand; ``("targets", 2, "gates")`` for those of a target's use.
     task : str
-        With many classes, metrics of two must name one.
+        With many classes, metrics of two must name one; None where they are not known yet.
     across : bool
         Whether the rules are over all targets, so that `max_spread` may be asked for.
     lone : str, optional
@@ -101,7 +101,7 @@ def _with_lone(metric: str, entry: Any, lone: Reference | None) -> Any:
 
 
 def _mapping(
-    document: Document, path: KeyPath, metric: str, entry: Any, allowed: tuple[Condition, ...], task: Task
+    document: Document, path: KeyPath, metric: str, entry: Any, allowed: tuple[Condition, ...], task: Task | None
 ) -> list[Rule]:
     if not isinstance(entry, dict):
         raise document.error(f"'{metric}' takes a mapping such as {{{allowed[0]}: 0.9}}, not {entry!r}", path)
@@ -134,7 +134,9 @@ def _mapping(
     ]
 
 
-def _options(document: Document, path: KeyPath, metric: str, entry: dict[str, Any], task: Task) -> dict[str, Any]:
+def _options(
+    document: Document, path: KeyPath, metric: str, entry: dict[str, Any], task: Task | None
+) -> dict[str, Any]:
     for key, known in (("against", get_args(Reference)), ("level", LEVELS)):
         if key in entry and entry[key] not in known:
             raise document.error(f"'{key}' is {entry[key]!r}{nearest(str(entry[key]), known)}", (*path, key))
@@ -150,7 +152,7 @@ def _options(document: Document, path: KeyPath, metric: str, entry: dict[str, An
     return {OPTIONS[key]: value for key, value in entry.items() if key in OPTIONS}
 
 
-def _check_groups(document: Document, path: KeyPath, metric: str, entry: dict[str, Any], task: Task) -> None:
+def _check_groups(document: Document, path: KeyPath, metric: str, entry: dict[str, Any], task: Task | None) -> None:
     """Refuse ``within``, ``class`` and ``intersections`` where they have no meaning, and many classes without one."""
     without_groups = not conditions_of(metric) or metric in SIZES or metric.startswith("latency_")
     for key in ("within", "class", "intersections"):
@@ -165,9 +167,9 @@ def _check_groups(document: Document, path: KeyPath, metric: str, entry: dict[st
     for key in ("within", "class"):
         if key in entry and metric in SCORES:
             raise document.error(f"'{key}' does not fit {metric}: scores are counted per group only", (*path, key))
-    many = task != "binary-classification"
-    if "class" in entry and not (many and is_binary(metric)):
-        why = "with two classes, the second is the positive one" if not many else f"{metric} is about all classes"
+    two, many = task == "binary-classification", task == "multiclass-classification"
+    if "class" in entry and (two or not is_binary(metric)):
+        why = "with two classes, the second is the positive one" if two else f"{metric} is about all classes"
         raise document.error(f"'class' does not fit: {why}", (*path, "class"))
     if many and is_binary(metric) and "class" not in entry:
         raise document.error(

@@ -62,7 +62,8 @@ def judged_cells(evidence: Evidence, gates: Gates) -> tuple[CellVerdict, ...]:
     """Decide every cell of every rule, without waivers; raises as `gate` does."""
     record = evidence.record
     digests = {name: tally.digest for name, tally in evidence.tallies.items()}
-    if digests != record.tally_digests:
+    unpaired = {name: tally.digest for name, tally in evidence.unpaired.items()}
+    if digests != record.tally_digests or unpaired != record.unpaired_digests:
         raise IntegrityError(f"{record.target}: the tallies are not those that the evidence was made from")
     return tuple(cell_verdict(rule, one, record.level) for rule in gates.rules for one in findings(evidence, rule))
 
