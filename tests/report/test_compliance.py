@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from fairdeploy.bundle import BuildRecord, JudgedBundle, TargetBundle
 from fairdeploy.evidence.compliance import compliance
 from fairdeploy.evidence.records import Gap, Interval, Rate, Reversal, Shift
@@ -70,17 +74,37 @@ def test_predictions_made_elsewhere_say_how_they_were_decided(judged: JudgedBund
     assert "Gates digest" in facts
 
 
-def test_reversals_are_said_in_words(kiosk: Build) -> None:
-    one = Reversal(
-        metric="accuracy", against="dense", group={"skin_tone": "VI"}, context="light", change=0.012,
-        within={"bright": -0.01, "dim": -0.02},
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metric": "positive_predictive_value"},
+         "The positive predictive value of skin tone VI rose over everything (+1.2 points against dense), yet fell"),
+        ({"metric": "accuracy_excess_drop"},
+         "The accuracy of skin tone VI fell more than everyone's over everything (+1.2 points against dense), yet l"),
+        ({"metric": "accuracy_excess_drop", "change": -0.012},
+         "The accuracy of skin tone VI fell less than everyone's over everything (−1.2 points against dense), yet m"),
+        ({"metric": "accuracy", "against": None, "than": {"skin_tone": "I"}},
+         "The accuracy of skin tone VI is above that of skin tone I over everything (+1.2 points), yet below it"),
+    ],
+)  # fmt: skip
+def test_every_kind_of_reversal_is_said_in_its_own_words(kiosk: Build, change: dict[str, Any], said: str) -> None:
+    known = {"metric": "accuracy", "against": "dense", "group": {"skin_tone": "VI"}, "context": "light",
+             "change": 0.012, "within": {"bright": -0.01, "dim": -0.02}}  # fmt: skip
+    one = Reversal(**{**known, **change})
+    (sentence,) = reversals(kiosk[1][0].evidence.model_copy(update={"reversals": (one,)}))
+    assert sentence.startswith(said)
+    assert "within every light (bright −1.0, dim −2.0)" in sentence
+
+
+def test_of_many_reversals_the_largest_are_said_and_the_others_counted(kiosk: Build) -> None:
+    many = tuple(
+        Reversal(metric="accuracy", against=None, group={"g": f"a{at}"}, than={"g": "b"}, context="light",
+                 change=at / 100, within={"bright": -0.1, "dim": -0.2})
+        for at in range(1, 14)
     )  # fmt: skip
-    evidence = kiosk[1][0].evidence.model_copy(update={"reversals": (one,)})
-    (sentence,) = reversals(evidence)
-    assert sentence.startswith(
-        "The accuracy of skin tone VI rose over everything (+1.2 points against dense), yet fell"
-    )
-    assert "(bright −1.0, dim −2.0)" in sentence
+    said = reversals(kiosk[1][0].evidence.model_copy(update={"reversals": many}))
+    assert [text.split(" is ")[0] for text in said[:2]] == ["The accuracy of g a13", "The accuracy of g a12"]
+    assert said[10:] == ["3 smaller ones stand in the evidence."]
 
 
 def test_scores_say_how_far_they_may_be_from_unbinned_ones(kiosk: Build) -> None:
