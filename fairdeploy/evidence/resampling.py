@@ -79,7 +79,7 @@ class Tables:
         return self._table("reference", everyone=True)
 
     def plus(self, rows: Sequence[Rows], weights: Floats) -> Tables:
-        """Add rows whose weights [label, ..., cells] stay the same, whatever else is added to these tables."""
+        """Add rows of weights [rows, ..., cells]; whatever is added to these tables, a label weighs the same."""
         return Tables(self.counted, rows, weights, self.made)
 
     def _table(self, network: Network, *, everyone: bool = False) -> Floats:
@@ -93,10 +93,10 @@ class Tables:
         if self.weights is None:
             return tables
         tables = np.broadcast_to(tables, (*tables.shape[:2], *self.weights.shape[1:])).copy()
-        for one in self.rows:
+        for one, weight in zip(self.rows, self.weights, strict=True):
             predicted = one.predictions[network]
             for prediction in set(predicted[one.chosen].tolist()):
-                tables[one.label, prediction] += self.weights[one.label] * (one.chosen & (predicted == prediction))
+                tables[one.label, prediction] += weight * (one.chosen & (predicted == prediction))
         return tables
 
 
@@ -131,18 +131,14 @@ def resample(tally: Tally, part: Cells, contrasts: Sequence[Contrast], *, seed: 
     with np.errstate(invalid="ignore", divide="ignore"):
         values = [contrast(plain) for contrast in contrasts]
         worst = _worst(plain, contrasts, together)
-        draws: list[list[Floats]] = [[] for _ in worst]
-        for weighted, spare in _replicates(tally, found, part, seed=seed, size=size):
+        drawn = np.empty((len(worst), REPLICATES, len(part.groups)))
+        for where, weighted, spare in _replicates(tally, found, part, seed=seed, size=size):
             tables, weights = _tables(found, weighted, size), spare * together
             for number, rows in enumerate(worst):
-                draws[number].append(contrasts[number // 2](tables.plus(rows, weights)))
-    undefined = [np.where(np.isnan(value), np.nan, 0.0) for value in values]
-    return [
-        Resampled(
-            value, np.concatenate(draws[2 * at]) + undefined[at], np.concatenate(draws[2 * at + 1]) + undefined[at]
-        )
-        for at, value in enumerate(values)
-    ]
+                drawn[number, where] = contrasts[number // 2](tables.plus(rows, weights))
+    for number, value in enumerate(values):
+        drawn[2 * number : 2 * number + 2, :, np.isnan(value)] = np.nan
+    return [Resampled(value, drawn[2 * number], drawn[2 * number + 1]) for number, value in enumerate(values)]
 
 
 def _worst(plain: Tables, contrasts: Sequence[Contrast], together: Floats) -> list[list[Rows]]:
@@ -154,7 +150,7 @@ def _worst(plain: Tables, contrasts: Sequence[Contrast], together: Floats) -> li
     labelled = plain.deployed.sum(-1).T  # [label, cells]
     size, cells = labelled.shape
     few = (labelled > 0) & (labelled < FEW_ROWS * together)
-    moved = []
+    moves = []
     for label in range(size):
         answers = (label, (label + 1) % size)
         for reference, deployed in product(answers, answers):
@@ -162,11 +158,13 @@ def _worst(plain: Tables, contrasts: Sequence[Contrast], together: Floats) -> li
                 "reference": np.full(cells, reference),
                 "deployed": np.full(cells, deployed),
             }
-            tables = plain.plus([Rows(label, predictions, np.ones(cells, dtype=bool))], np.ones((size, cells)))
-            moved.append([contrast(tables) for contrast in contrasts])
+            moves.append(Rows(label, predictions, np.ones(cells, dtype=bool)))
+    each = np.eye(len(moves))[:, :, None] * np.ones(cells)  # one row at a time
+    moved = Tables({network: one[:, :, None] for network, one in plain.counted.items()}, moves, each)
+    values = [contrast(moved).reshape(size, 4, cells) for contrast in contrasts]
     found = []
     for number, sign in product(range(len(contrasts)), (-1, 1)):
-        towards = sign * np.array([values[number] for values in moved]).reshape(size, 4, cells)
+        towards = sign * values[number]
         towards = np.where(np.isnan(towards), -np.inf, towards)
         reached, chosen = towards.max(1), towards.argmax(1)
         furthest = ((reached == reached.max(0)) * (1 + (labelled > 0))).argmax(0)  # of equals, a label that has rows
@@ -188,8 +186,10 @@ def _tables(found: Outcomes, weighted: Floats, size: int) -> Tables:
     return Tables(counted)
 
 
-def _replicates(tally: Tally, found: Outcomes, part: Cells, *, seed: int, size: int) -> Iterator[tuple[Floats, Floats]]:
-    """Yield weights [replicates, cells, k], and those of one more row [label, replicates, cells].
+def _replicates(
+    tally: Tally, found: Outcomes, part: Cells, *, seed: int, size: int
+) -> Iterator[tuple[slice, Floats, Floats]]:
+    """Yield which replicates, weights [replicates, cells, k], and those of one more row [label, replicates, cells].
 
     They are drawn in chunks that fit into memory and yielded in slices that fit into a processor's cache.
     """
@@ -205,7 +205,8 @@ def _replicates(tally: Tally, found: Outcomes, part: Cells, *, seed: int, size: 
             weighted = rng.standard_gamma(found.counts.sum(0), (many, cells, k))
         spare = rng.standard_exponential((size, many, cells))
         for at in range(0, many, few):
-            yield weighted[at : at + few], spare[:, at : at + few]
+            until = min(at + few, many)
+            yield slice(start + at, start + until), weighted[at:until], spare[:, at:until]
 
 
 @lru_cache(maxsize=2)
