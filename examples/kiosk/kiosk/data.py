@@ -19,7 +19,7 @@ from kiosk.drawings import TONES, Family
 # The old styles were evaluated on while gates, recipe and method were made, so the splits that judge hold none of them.
 # Train holds some families of the new styles, so that the network knows how they are drawn, and shows those more often.
 OLD_SHARES = {"train": 0.75, "prune": 0.17, "calibrate": 0.08}
-NEW_SHARES = {"train": 0.12, "tune": 0.25, "evaluate": 0.63}
+NEW_SHARES = {"train": 0.25, "tune": 0.25, "evaluate": 0.5}
 NEW_WEIGHT_IN_TRAIN = 4
 TRAIN_TONE_SHARES = (0.38, 0.32, 0.20, 0.07, 0.03)
 LIGHTS = ("dim", "medium", "bright")
