@@ -15,7 +15,7 @@ from fairdeploy.errors import ConfigError
 from fairdeploy.evidence.metrics import ALL, FLIPS, GAPS, RATES, RateMetric, accuracy
 from fairdeploy.evidence.records import Group, StageName
 from fairdeploy.gates import CellVerdict, Status, nearness
-from fairdeploy.gates.records import LATENCY
+from fairdeploy.gates.records import EXCESS, LATENCY
 from fairdeploy.target import ALIASES
 from fairdeploy.yamlfile import nearest
 
@@ -138,10 +138,10 @@ def _rank(cell: CellVerdict) -> tuple[int, bool, int, float]:
 def counting(cell: CellVerdict, classes: Sequence[str]) -> Counting:
     """Say what a cell counts, row by row.
 
-    A gap of several rates, and a metric that is no rate, count right predictions: those are what every error rate is
-    made of.
+    An excess drop counts as the rate that drops. A gap of several rates, and a metric that is no rate, count right
+    predictions: those are what every error rate is made of.
     """
-    metric = cell.metric
+    metric = cell.metric.removesuffix(EXCESS)
     before: StageName = "exported" if cell.against == "compact" else "dense"
     if metric in FLIPS:
         words, flips = f"predictions that differ ({FLIPS[metric].words})", FLIPS[metric].indicator
@@ -153,7 +153,8 @@ def counting(cell: CellVerdict, classes: Sequence[str]) -> Counting:
         one = list(classes).index(cell.of_class)
         admits, good = _one_against_rest(admits, good, one)
     if metric in RATES:
-        harm: Harm = "gained" if cell.condition in ("max", "max_increase") else "lost"
+        rises = cell.condition in ("max", "max_increase") and not cell.metric.endswith(EXCESS)
+        harm: Harm = "gained" if rises else "lost"
     else:
         harm = _HARM_IN_A_GAP.get(rate.name, "lost")
     return Counting(_words(rate.name, classes, cell.of_class), admits, good, False, _differ, harm, before)

@@ -7,6 +7,7 @@ exactly those rows, and so does quantisation; a degraded device loses a seeded p
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +131,31 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Small:
     write_project(folder, prune=PRUNED)
     build(folder)
     return Small(folder, hidden(folder), {})
+
+
+MANY_GATES = """
+  true_positive_rate: {max_ratio: 1.5, against: dense}
+  true_positive_rate_excess_drop: {max: 0.1, against: dense}
+  accuracy: {max_drop: 0.1, against: dense, within: light}
+  equal_opportunity_difference: {max_increase: 0.1, against: dense}
+  equalized_odds_ratio: {min: 0.5}
+  predictive_parity_difference: {max: 0.2}
+  balanced_accuracy_difference: {max: 0.2}
+  positive_predictive_value: {min: 0.6}
+  f1_score: {max_drop: 0.1, against: dense}
+  area_under_curve: {min: 0.6}
+targets:"""
+
+
+@pytest.fixture(scope="session")
+def many_gates(pruned: Small, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """The pruned project under gates on what is no rate; its stations are taken from the store."""
+    folder = Path(shutil.copytree(pruned.folder, tmp_path_factory.mktemp("many") / "small", symlinks=True))
+    file = folder / "fairdeploy.yaml"
+    kept, after = file.read_text().split("gates:")[0], file.read_text().split("targets:")[1]
+    file.write_text(f"{kept}gates:{MANY_GATES}{after}")
+    build(folder)
+    return Small(folder, pruned.lost, {})
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,33 @@ def test_every_kind_of_gate_counts_its_own_rows(pruned: Small, rule: str, harm: 
     assert {flip.trace.id for flip in one.flips} == (ids(pruned.folder, pruned.lost) if lost else set())
 
 
+@pytest.mark.parametrize(
+    ("rule", "cell", "counts"),
+    [
+        ("predictive_parity_difference.max", (), "predicted rightly, of all rows"),
+        ("balanced_accuracy_difference.max", (), "predicted rightly, of all rows"),
+        ("equalized_odds_ratio.min", (), "predicted rightly, of all rows"),
+        ("equal_opportunity_difference.max_increase.dense", (), "predicted service, of rows labelled service"),
+        ("positive_predictive_value.min", ("group=b",), "predicted rightly, of all rows"),
+        ("f1_score.max_drop.dense", ("group=b",), "predicted rightly, of all rows"),
+        ("area_under_curve.min", ("group=b",), "predicted rightly, of all rows"),
+        ("true_positive_rate_excess_drop.max.dense", ("group=b",), "predicted service, of rows labelled service"),
+        ("true_positive_rate.max_ratio.dense", ("group=b",), "predicted service, of rows labelled service"),
+        ("accuracy.max_drop.dense.within light", ("group=b", "light=dim"), "predicted rightly, of all rows"),
+    ],
+)
+def test_gates_on_statistics_ratios_and_contexts_are_explained(
+    many_gates: Small, rule: str, cell: tuple[str, ...], counts: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", rule, *cell, "-C", str(many_gates.folder)]) == 0
+    assert "50 were lost at 'pruned'" in " ".join(capsys.readouterr().out.split())
+    one = of(many_gates, rule, *cell)
+    assert one.counts == counts
+    assert one.harm == "lost"
+    assert {flip.trace.id for flip in one.flips} == ids(many_gates.folder, many_gates.lost)
+    assert one.advice or one.cell.status == "pass"
+
+
 def test_the_counts_are_those_of_the_evidence(degraded: Small) -> None:
     """Lost and gained of every gated change, as `judge` counted them from the tallies."""
     _, (bundle,) = load_build(latest(degraded.folder))
