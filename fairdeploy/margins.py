@@ -66,7 +66,7 @@ def _margin(tally: Tally, against: Reference, metric: str, condition: Condition)
     weakest = max(planned, key=lambda row: 1.0 if row.smallest_margin is None else row.smallest_margin)
     margin = weakest.smallest_margin
     return Margin(
-        metric, condition, against, None if margin is None else _rounded(margin), weakest.group,
+        metric, condition, against, _rounded(margin), weakest.group,
         weakest.rows_available,
     )  # fmt: skip
 
@@ -93,8 +93,9 @@ def _unpaired_margin(
         needed = -lower if condition == "max_drop" else upper
         found += zip(needed.tolist(), part.groups, ours.n.tolist(), strict=True)
     margin, group, rows = max(found, key=lambda one: one[0])
-    return Margin(metric, condition, against, None if margin >= 1 else _rounded(margin), group, rows)
+    return Margin(metric, condition, against, _rounded(margin), group, rows)
 
 
-def _rounded(margin: float) -> float:
-    return math.ceil(margin * 1000) / 1000
+def _rounded(margin: float | None) -> float | None:
+    """Round up to a tenth of a point; None where nothing below 1 is left."""
+    return None if margin is None or margin > 0.999 else math.ceil(margin * 1000) / 1000

@@ -335,6 +335,21 @@ def test_a_metric_of_two_classes_names_one_of_many() -> None:
     assert "give a prediction" in refusal(rows, threshold=0.5)
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_mistake_in_the_gates_does_not_wait_for_the_data(joined: bool) -> None:
+    rows = put("label", 7, "")(make_rows(300))
+    more = {"reference_file": {"id": ["x"], "prediction": [1]}} if joined else {}
+    for gates, said in (
+        ({"acuracy": {"min": 0.5}}, "did you mean 'accuracy'"),
+        ({"flip_rate": {"max": 0.5, "against": "dense"}}, "the gate is against 'dense'"),
+        ({"accuracy": {"min": 0.5, "class": "1"}}, "'class' does not fit"),
+    ):
+        assert said in refusal(rows, gates=gates, **more)
+    assert "column 'label' is empty" in refusal(rows, gates={"true_positive_rate": {"min": 0.5, "class": "1"}})
+    message = refusal(make_rows(300), gates={"true_positive_rate": {"min": 0.5, "class": "1"}})
+    assert "with two classes" in message  # known only from the data
+
+
 def test_a_waiver_in_the_gates_file_waives_its_cell_until_it_expires(tmp_path: Path) -> None:
     file = tmp_path / "gates.yaml"
     waiver = "{target: predictions, rule: true_positive_rate.max_drop.reference, bound: 0.03, group: {%s}"
@@ -428,7 +443,8 @@ BAD = [
     (lambda rows: rows, {"classes": ["1", "2"]}, "'0' is none of the classes (1, 2)"),
     (put("prediction", 7, 2), {}, "row 8: column 'prediction': '2' is none of the classes (0, 1)"),
     (put("prediction", 7, None), {}, "row 8: column 'prediction' is empty"),
-    (column("prediction", lambda values: values * 0.5), {}, "looks like a score"),
+    (column("prediction", lambda values: values * 0.5), {}, "it looks like a score: give it as --score"),
+    (column("prediction", lambda values: np.linspace(0, 1, len(values))), {}, "give it as --score"),
     (put("reference", 7, 1.5), {}, "row 8: column 'reference': '1.5' is none of the classes"),
     (put("reference", 7, float("nan")), {}, "row 8: column 'reference' is empty"),
     (put("score", 7, float("nan")), {"threshold": 0.5}, "row 8: column 'score' is nan, no probability"),
@@ -521,6 +537,23 @@ def test_the_reference_of_a_file_of_its_own_is_joined_by_id(tmp_path: Path) -> N
     assert set(found.files) == {"new.csv", "old.csv"}
     named = judge(new, reference_file=[old], reference={"dense": "prediction"})
     assert named.evidence.tallies["dense"] == expected.evidence.tallies["reference"]
+
+
+@pytest.mark.parametrize(("write", "changed"), [(int, 0), (float, 0), (bool, 0), (int, 5)])
+def test_the_labels_of_both_files_must_agree(tmp_path: Path, write: Callable[[int], object], changed: int) -> None:
+    rows = make_rows(300)
+    new, old = split_files(tmp_path, rows)
+    label = dict(zip(rows["id"], rows["label"], strict=True))
+    frame = pd.read_csv(old).sort_values("id")
+    wrong = list(frame.id[:changed])
+    frame["label"] = [write(int(label[one]) ^ (one in wrong)) for one in frame.id]
+    frame.to_csv(old, index=False)
+    if not changed:
+        assert judge(new, reference_file=old, gates=DROP).evidence.tallies == judge(rows).evidence.tallies
+        return
+    message = refusal(new, reference_file=old)
+    assert message.startswith(f"{old}: column 'label': 5 ids have another label there, first ")
+    assert sum(f"'{one}'" in message for one in wrong) == 3
 
 
 def test_the_rows_of_both_files_must_be_the_same(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Classes:
         """
         for text in column.first:
             if self.meaning[text] not in self.names:
-                hint = ": it looks like a score, so name the column with --score" if _is_fraction(text) else ""
+                hint = ": it looks like a score: give it as --score" if _is_fraction(text) else ""
                 raise column.error(text, f"'{text}' is none of the classes ({', '.join(self.names)}){hint}")
         return {text: self.names.index(self.meaning[text]) for text in column.first}
 

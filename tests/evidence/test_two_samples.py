@@ -9,6 +9,7 @@ from fairdeploy.evidence.two_samples import (
     difference_bounds,
     difference_z,
     newcombe,
+    ratio_bounds,
     ratio_z,
     score_difference,
     score_ratio,
@@ -43,7 +44,7 @@ def test_two_samples_equal_statsmodels(hits, misses, other_hits, other_misses):
 def test_the_difference_is_tested_at_the_likeliest_nuisance(n, m, data):
     x, y = data.draw(st.integers(0, n)), data.draw(st.integers(0, m))
     d = data.draw(st.integers(-90, 90)) / 100
-    other = np.linspace(max(0, -d), min(1, 1 - d), 40_001)[1:-1]
+    other = np.linspace(max(0, -d) + 1e-12, min(1, 1 - d) - 1e-12, 40_001)
     likelihood = stats.binom.logpmf(x, n, other + d) + stats.binom.logpmf(y, m, other)
     best = other[likelihood.argmax()]
     variance = ((best + d) * (1 - best - d) / n + best * (1 - best) / m) * (n + m) / (n + m - 1)
@@ -103,3 +104,38 @@ def test_the_gates_bounds_mirror_and_hold_the_score_interval():
     assert (upper >= inner[1]).all()
     assert np.allclose(difference_bounds(y, m, x, n, 0.95), (-upper, -lower), atol=1e-9)
     assert [float(end) for end in difference_bounds(0, 0, 4, 9, 0.95)] == [-1, 1]
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 50), (200, 200)])
+def test_a_ratio_exactly_at_the_margin_is_released_in_at_most_5_7_percent_and_more_by_scores_alone(n, m):
+    hits, other = (one.ravel() for one in np.meshgrid(np.arange(n + 1), np.arange(1, m + 1), indexing="ij"))
+    _, upper = ratio_bounds(hits, n, other, m, 0.95)
+    _, score = score_ratio(hits, n, other, m, 0.9)
+    released, by_scores = [], []
+    for ratio in (0.8, 1.05, 1.25, 1.5):
+        for rate in (0.005, 0.02, 0.1, 0.3, 0.54, 0.62):
+            chance = stats.binom.pmf(hits, n, ratio * rate) * stats.binom.pmf(other, m, rate)
+            released.append(chance[upper < ratio].sum())
+            by_scores.append(chance[score < ratio].sum())
+    assert max(released) <= 0.057
+    assert max(by_scores) > 0.06
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 60), st.integers(0, 60))
+def test_the_bounds_of_a_ratio_turn_over_with_its_samples_and_hold_the_score_interval(
+    hits, misses, other, other_misses
+):
+    own, theirs = (hits, hits + misses), (other, other + other_misses)
+    lower, upper = (float(end) for end in ratio_bounds(*own, *theirs, 0.95))
+    turned = [float(1 / end) for end in ratio_bounds(*theirs, *own, 0.95)]
+    assert [lower, upper] == pytest.approx(turned[::-1], rel=1e-6)
+    score = [float(end) for end in score_ratio(*own, *theirs, 0.9)]
+    assert lower <= score[0] * (1 + 1e-9)
+    assert upper >= score[1] * (1 - 1e-9)
+
+
+def test_an_empty_sample_bounds_no_ratio():
+    assert [float(end) for end in ratio_bounds(0, 0, 5, 10, 0.95)] == [0, np.inf]
+    assert [float(end) for end in ratio_bounds(5, 10, 0, 0, 0.95)] == [0, np.inf]
+    assert float(ratio_bounds(3, 10, 0, 10, 0.95)[1]) == np.inf

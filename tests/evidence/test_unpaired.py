@@ -5,7 +5,7 @@ from fairdeploy.errors import DataError
 from fairdeploy.evidence import Schema, Tally, metrics
 from fairdeploy.evidence.cells import cells
 from fairdeploy.evidence.two_samples import difference_bounds, score_difference
-from fairdeploy.evidence.unpaired import unpaired_changes
+from fairdeploy.evidence.unpaired import check_unpaired, unpaired_changes, unpaired_records
 
 LEVELS = ("a", "b")
 
@@ -34,6 +34,34 @@ def test_the_deployed_rate_of_one_tally_is_compared_with_the_references_of_anoth
     assert [end[0] for end in found.bounds(0.95)] == [end.item() for end in difference_bounds(40, 50, 90, 120, 0.95)]
     assert [end[0] for end in found.interval(0.95)] == [end.item() for end in score_difference(40, 50, 90, 120, 0.95)]
     assert [end[1] for end in found.bounds(0.95)] == [-1, 1]
+
+
+def test_every_rate_is_stated_in_every_cell_and_says_that_it_is_unpaired(tally_of):
+    deployed = tally_of({("a", 1, 1, 1): 40, ("a", 0, 0, 1): 10, ("b", 1, 1, 0): 5})
+    reference = tally_of({("a", 1, 1, 1): 90, ("a", 0, 0, 0): 30, ("b", 1, 0, 0): 3})
+    found = {(one.metric, one.group.get("g")): one for one in unpaired_records(deployed, reference, "dense")}
+    assert {(one.against, one.paired) for one in found.values()} == {("dense", False)}
+    assert {group for _, group in found} == {None, "a", "b"}
+    everyone = found["accuracy", None]
+    assert (everyone.n, everyone.deployed, everyone.reference) == (55, 40 / 55, 120 / 123)
+    assert everyone.change == pytest.approx(40 / 55 - 120 / 123)
+    lower, upper = map(float, score_difference(40, 55, 120, 123, 0.95))
+    assert (everyone.interval.lower, everyone.interval.upper) == pytest.approx((lower, upper), abs=1e-8)
+    alone = found["false_positive_rate", "b"]
+    assert (alone.n, alone.reference, alone.deployed, alone.change, alone.interval) == (0, None, None, None, None)
+
+
+def test_what_could_be_taken_for_a_pair_is_refused(tally_of):
+    deployed, reference = tally_of({("a", 1, 1, 0): 4}), tally_of({("a", 1, 0, 0): 4})
+    check_unpaired({"dense": deployed}, {"dense": reference})
+    for tallies, unpaired, said in (
+        ({}, reference, "no tally of the deployed predictions"),
+        ({"dense": tally_of({("a", 1, 0, 0): 4})}, reference, "the labels stand in its place"),
+        ({"dense": deployed}, tally_of({("a", 1, 0, 1): 4}), "holds its predictions twice"),
+        ({"dense": deployed}, tally_of({("a", 1, 0, 0): 4}, levels=("a", "c")), "same schema"),
+    ):
+        with pytest.raises(DataError, match=said):
+            check_unpaired(tallies, {"dense": unpaired})
 
 
 def test_tallies_of_other_groups_are_not_compared(tally_of):
