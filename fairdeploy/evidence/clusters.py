@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy.evidence.intervals import Pair, clopper_pearson, loss_upper_bound, tango, two_sided, wilson
+from fairdeploy.evidence.intervals import Pair, clopper_pearson, loss_bounds, tango, wilson
 from fairdeploy.evidence.metrics import PairedCounts
 from fairdeploy.evidence.tally import BUCKETS
 
@@ -78,10 +78,9 @@ class EffectiveChange(Effective):
         return tango(self.lost / self.effect, self.gained / self.effect, self.n / self.effect, confidence)
 
     def bounds(self, one_sided_confidence: float) -> Pair:
-        """One-sided bounds of the loss on effective counts; the upper one is `loss_upper_bound`."""
-        lower, _ = self.tango(two_sided(one_sided_confidence))
+        """One-sided bounds of the loss on effective counts, as `loss_bounds`."""
         counts = (self.lost / self.effect, self.gained / self.effect, self.n / self.effect)
-        return lower, loss_upper_bound(*counts, one_sided_confidence)
+        return loss_bounds(*counts, one_sided_confidence)
 
 
 def effective_rate(successes: Ints, n: Ints, *, clustered: bool) -> EffectiveRate:

@@ -163,7 +163,7 @@ def _part(
     if tally.schema.clustered:
         drawn = _resample_buckets(seed, tally, hits, n)
     else:
-        drawn = _resample_rows(seed, f"{rate.name}/{attribute}", successes.tobytes(), rows.tobytes())
+        drawn = _resample_rows(seed, rate, attribute, successes, rows, len(tally.schema.classes))
     if ratio:
         deviations = _top_up(rng, np.log((drawn * rows + 0.5) / (rows + 1) / smoothed), summary, relative=True)
     else:
@@ -185,12 +185,25 @@ def _ratio(rates: Floats) -> float:
     return float(rates.min() / rates.max()) if rates.max() else 1.0
 
 
+def _resample_rows(
+    seed: int, rate: RateMetric, attribute: str, hits: NDArray[np.int64], n: NDArray[np.int64], size: int
+) -> Floats:
+    """Return a rate's replicates [replicates, levels]; those of its complement are the same rows'."""
+    label, prediction = np.indices((size, size)).reshape(2, -1)
+    admitted = rate.denominator(label)
+    hit = rate.indicator(label, prediction)[admitted]
+    what = attribute.encode() + admitted.tobytes() + (hit ^ hit[0]).tobytes()
+    if hit[0]:
+        return 1 - _drawn(seed, what, (n - hits).tobytes(), n.tobytes())
+    return _drawn(seed, what, hits.tobytes(), n.tobytes())
+
+
 @lru_cache(maxsize=8)
-def _resample_rows(seed: int, what: str, hits: bytes, rows: bytes) -> Floats:
-    """Return a rate's replicates [replicates, levels]; kept for the other gaps that take the same rate."""
-    successes, n = np.frombuffer(hits, np.int64), np.frombuffer(rows, np.int64)
-    rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(what.encode())]))
-    drawn: Floats = rng.binomial(n, successes / n, (REPLICATES, len(n))) / n
+def _drawn(seed: int, what: bytes, hits: bytes, n: bytes) -> Floats:
+    """Draw a rate's replicates [replicates, levels]; kept for the other gaps that take it."""
+    successes, rows = np.frombuffer(hits, np.int64), np.frombuffer(n, np.int64)
+    rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(what)]))
+    drawn: Floats = rng.binomial(rows, successes / rows, (REPLICATES, len(rows))) / rows
     return drawn
 
 

@@ -67,6 +67,14 @@ def tango(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, confidence: float) -
     return np.where(n > 0, lower, -1.0), np.where(n > 0, upper, 1.0)
 
 
+def loss_bounds(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, one_sided_confidence: float) -> Pair:
+    """Return the bounds of a paired loss that a gate may rely on: Tango's lower one, and `loss_upper_bound`."""
+    confidence = two_sided(one_sided_confidence)
+    lower, upper = tango(lost, gained, n, confidence)
+    _, exact = clopper_pearson(lost, n, confidence)
+    return lower, np.where(np.asarray(gained) > 0, upper, np.maximum(upper, exact))
+
+
 def loss_upper_bound(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, one_sided_confidence: float) -> Floats:
     """Return the upper bound of a paired loss that a gate may rely on.
 
@@ -75,9 +83,7 @@ def loss_upper_bound(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, one_sided
     the margin and a nominal error of 5 %: it errs in at most 5.5 % from 200 rows on and 6.0 % below (Tango alone:
     6.8 %), and in at most 4.9 % where nothing can be gained.
     """
-    confidence = two_sided(one_sided_confidence)
-    upper, exact = tango(lost, gained, n, confidence)[1], clopper_pearson(lost, n, confidence)[1]
-    return np.where(np.asarray(gained) > 0, upper, np.maximum(upper, exact))
+    return loss_bounds(lost, gained, n, one_sided_confidence)[1]
 
 
 def tango_z(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, loss: ArrayLike) -> Floats:

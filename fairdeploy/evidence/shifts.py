@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -95,22 +96,34 @@ def lone_estimates(tally: Tally, part: Cells, drawn: Sequence[Resampled]) -> lis
     ]
 
 
-def _rate(metric: RateMetric, tables: Floats) -> Floats:
-    size = tables.shape[-1]
-    label, prediction = (one.ravel() for one in np.indices((size, size)))
-    admitted = metric.denominator(label)
-    counted = metric.indicator(label, prediction) & admitted
-    flat = tables.reshape(*tables.shape[:-2], size * size)
-    rate: Floats = (flat @ counted.astype(float)) / (flat @ admitted.astype(float))
+def rate_of(metric: RateMetric, tables: Floats) -> Floats:
+    """Return a rate of tables [..., label, prediction] as an array [...]; NaN without denominator."""
+    hits, misses = _entries(metric, tables.shape[-1])
+    successes, failures = (
+        np.asarray(sum(tables[..., label, prediction] for label, prediction in one)) for one in (hits, misses)
+    )
+    rate: Floats = successes / (successes + failures)
     return rate
+
+
+@lru_cache(maxsize=64)
+def _entries(metric: RateMetric, size: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return which (label, prediction) are hits of a rate and which its misses."""
+    label, prediction = np.indices((size, size)).reshape(2, -1)
+    admitted, hit = metric.denominator(label), metric.indicator(label, prediction)
+    hits, misses = (
+        list(zip(label[one].tolist(), prediction[one].tolist(), strict=True))
+        for one in (admitted & hit, admitted & ~hit)
+    )
+    return hits, misses
 
 
 def excess(metric: RateMetric) -> Contrast:
     """Make the contrast of `excess_drop`."""
 
     def contrast(tables: Tables) -> Floats:
-        own = _rate(metric, tables.reference) - _rate(metric, tables.deployed)
-        everyone = _rate(metric, tables.everyone_reference) - _rate(metric, tables.everyone_deployed)
+        own = rate_of(metric, tables.reference) - rate_of(metric, tables.deployed)
+        everyone = rate_of(metric, tables.everyone_reference) - rate_of(metric, tables.everyone_deployed)
         return own - everyone
 
     return contrast
@@ -120,8 +133,8 @@ def normalised(metric: RateMetric) -> Contrast:
     """Make the contrast of `normalised_change`."""
 
     def contrast(tables: Tables) -> Floats:
-        before = _rate(metric, tables.reference)
-        relative: Floats = np.where(before > 0, _rate(metric, tables.deployed) / before - 1, np.nan)
+        before = rate_of(metric, tables.reference)
+        relative: Floats = np.where(before > 0, rate_of(metric, tables.deployed) / before - 1, np.nan)
         return relative
 
     return contrast

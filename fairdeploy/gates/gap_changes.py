@@ -12,13 +12,13 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fairdeploy.evidence import metrics
 from fairdeploy.evidence.cells import over
 from fairdeploy.evidence.gaps import gap_estimate
 from fairdeploy.evidence.metrics import GapMetric, RateMetric
 from fairdeploy.evidence.records import Group
+from fairdeploy.evidence.shifts import rate_of
 from fairdeploy.evidence.statistics import Statistic, estimate
 from fairdeploy.evidence.tally import Tally
 from fairdeploy.gates.finding import Finding, decide, named, parts
@@ -86,13 +86,4 @@ def swapped(tally: Tally) -> Tally:
 
 
 def _as_statistic(rate: RateMetric) -> Statistic:
-    def value(tables: NDArray[np.float64]) -> NDArray[np.float64]:
-        size = tables.shape[-1]
-        label, prediction = (one.ravel() for one in np.indices((size, size)))
-        admitted = rate.denominator(label)
-        counted = rate.indicator(label, prediction) & admitted
-        flat = tables.reshape(*tables.shape[:-2], size * size)
-        quotient: NDArray[np.float64] = (flat @ counted.astype(float)) / (flat @ admitted.astype(float))
-        return quotient
-
-    return Statistic(rate.name, rate.words, value, binary=rate.binary)
+    return Statistic(rate.name, rate.words, lambda tables: rate_of(rate, tables), binary=rate.binary)
