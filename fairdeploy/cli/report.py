@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,7 +31,7 @@ def report(
     from fairdeploy.report.source import load_source
 
     common = common or Common()
-    source = load_source(folder or latest(common.folder))
+    source = load_source(folder or latest(common.folder), config=_from_here(common.folder / common.config))
     if format == "github":
         if out is not None:
             raise ConfigError("--out does not go with --format github, which knows its file: use --format markdown")
@@ -47,6 +48,12 @@ def report(
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", file=place) from error
     return _said(place, common)
+
+
+def _from_here(file: Path) -> Path:
+    """Return a file as seen from the current folder; one outside of it by its whole path."""
+    whole, here = Path(os.path.abspath(file)), Path.cwd()
+    return whole.relative_to(here) if whole.is_relative_to(here) else whole
 
 
 def _page(folder: Path, *, alone: bool) -> Path:

@@ -15,11 +15,10 @@ from fairdeploy.errors import ConfigError
 from fairdeploy.evidence.metrics import ALL, FLIPS, GAPS, RATES, RateMetric, accuracy
 from fairdeploy.evidence.records import Group, StageName
 from fairdeploy.gates import CellVerdict, Status, nearness
-from fairdeploy.gates.records import EXCESS, LATENCY
+from fairdeploy.gates.records import EVERYONE, EXCESS, LATENCY
 from fairdeploy.target import ALIASES
 from fairdeploy.yamlfile import nearest
 
-EVERYONE = "everyone"
 WORST_FIRST: tuple[Status, ...] = ("fail", "inconclusive", "undefined", "waived", "pass")
 
 Ints = NDArray[np.int64]
@@ -127,7 +126,7 @@ def _assignment(word: str) -> tuple[str, str]:
 
 def cell_words(cell: CellVerdict) -> str:
     """Return a cell's group and context as they are typed, as in ``skin_tone=VI``."""
-    return " ".join(f"{axis}={level}" for axis, level in {**cell.group, **cell.context}.items()) or EVERYONE
+    return " ".join(cell.address[1:])
 
 
 def _rank(cell: CellVerdict) -> tuple[int, bool, int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, get_args
 
 from fairdeploy.evidence.metrics import GAPS
@@ -199,5 +200,19 @@ def _is_number(value: Any) -> bool:
 
 def gates_of(used: TargetUsed, task: Task) -> Gates:
     """Collect the rules of one target: project-wide ones, the target's, and this use's."""
-    rules = [rule for document, path in used.gate_sources for rule in parse_gates(document, path, task=task)]
-    return Gates(rules=tuple(rules))
+    root = used.gate_sources[0][0].file.parent
+    return Gates(
+        rules=tuple(
+            _from_project(rule, document.file, root)
+            for document, path in used.gate_sources
+            for rule in parse_gates(document, path, task=task)
+        )
+    )
+
+
+def _from_project(rule: Rule, file: Path, root: Path) -> Rule:
+    """Say where a rule of a project's own target file stands as seen from the project's folder."""
+    name, _, line = rule.where.rpartition(":")
+    if name != file.name or not file.is_relative_to(root):
+        return rule
+    return rule.model_copy(update={"where": f"{file.relative_to(root).as_posix()}:{line}"})

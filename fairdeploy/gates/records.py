@@ -21,6 +21,7 @@ Kind = Literal["fairness", "latency", "size"]
 
 CHANGES: tuple[Condition, ...] = ("max_drop", "max_increase", "max_ratio")
 EXCESS = "_excess_drop"
+EVERYONE = "everyone"
 LATENCY = re.compile(r"latency_p([1-9][0-9]?)_ms")
 SIZES: dict[str, Unit] = {"size_mb": "MB", "peak_memory_mb": "MiB"}
 PLAIN_WORDS = {
@@ -222,6 +223,12 @@ class CellVerdict(Record):
     target: str | None = None
     required: bool = True
     where: str = ""
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """The rule, then group and context, as they are typed: ``accuracy.min``, ``skin_tone=VI`` or ``everyone``."""
+        levels = {**self.group, **self.context}.items()
+        return self.rule, *([f"{axis}={level}" for axis, level in levels] or [EVERYONE])
 
 
 class Verdict(Record):

@@ -34,6 +34,7 @@ def render_html(source: Source, *, flags: str = "") -> str:
     return _environment().get_template("report.html.j2").render(
         title=source.title,
         build=build,
+        notes=[words.full_stop(note) for note in source.notes],
         bundles=ordered,
         verdicts=views,
         statuses=[(status, names) for status, names in by_status if names],

@@ -37,8 +37,8 @@ def render_markdown(source: Source, *, folds: bool = True) -> str:
     if source.build:
         looks = words.first_upper(words.looks(source.build.attempts, source.build.gate_sets))
         lines += ["", f"{looks}."]
-        if source.build.data_note:
-            lines += ["", _text(source.build.data_note)]
+    for note in source.notes:
+        lines += ["", _text(words.full_stop(note))]
     if source.across:
         lines += ["", f"## {_status(source.across.status)} {_name(source.across)}", *_cells(source.across, folds=folds)]
     for bundle in source.worst_first:

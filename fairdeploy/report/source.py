@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairdeploy.bundle import BuildRecord, Bundle, load_build, load_bundle
+from fairdeploy.bundle import BuildRecord, Bundle, JudgedBundle, load_build, load_bundle
 from fairdeploy.errors import ConfigError
 from fairdeploy.gates import Verdict
+from fairdeploy.project import CONFIG_NAME
 from fairdeploy.records import digest
 from fairdeploy.report import words
 
@@ -23,10 +24,13 @@ class Source:
         One per target.
     build : BuildRecord or None
         What the targets share; None for a bundle alone, as `fairdeploy judge` writes one.
+    config : Path
+        The project's configuration file, from the root of its repository; what a gate's place starts from.
     """
 
     bundles: Sequence[Bundle]
     build: BuildRecord | None = None
+    config: Path = Path(CONFIG_NAME)
 
     @property
     def title(self) -> str:
@@ -37,6 +41,14 @@ class Source:
     def worst_first(self) -> list[Bundle]:
         """The bundles in the order of reading: what blocks a release first."""
         return sorted(self.bundles, key=lambda bundle: words.WORST_FIRST.index(bundle.verdict.status))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of the data, and how predictions that were made elsewhere were decided."""
+        if self.build:
+            return [self.build.data_note] if self.build.data_note else []
+        judged = [bundle.predictions for bundle in self.bundles if isinstance(bundle, JudgedBundle)]
+        return [note for one in judged for note in (f"Predictions were decided by {one.decision}.", *one.notes)]
 
     @property
     def across(self) -> Verdict | None:
@@ -60,8 +72,13 @@ class Source:
         return digest([self.build.digest if self.build else None, *parts])
 
 
-def load_source(folder: Path) -> Source:
+def load_source(folder: Path, *, config: Path = Path(CONFIG_NAME)) -> Source:
     """Read a build's folder or one bundle's, and check every digest.
+
+    Parameters
+    ----------
+    folder, config : Path
+        `config` is the project's configuration file, as in `Source`.
 
     Raises
     ------
@@ -71,10 +88,10 @@ def load_source(folder: Path) -> Source:
         If anything in it is not what was sealed.
     """
     if (folder / "manifest.json").is_file():
-        return Source((load_bundle(folder),))
+        return Source((load_bundle(folder),), config=config)
     if (folder / "build.json").is_file():
         build, bundles = load_build(folder)
-        return Source(tuple(bundles), build)
+        return Source(tuple(bundles), build, config)
     raise ConfigError(
         "neither a build nor a bundle: run 'fairdeploy build', or give a folder under build/", file=folder
     )

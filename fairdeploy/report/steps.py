@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fairdeploy.bundle import Bundle, JudgedBundle
-from fairdeploy.gates import CellVerdict
+from fairdeploy.gates import CellVerdict, nearness
 from fairdeploy.report import words
 
 MOST_NAMED = 4
@@ -34,14 +35,24 @@ def next_steps(bundle: Bundle, *, flags: str = "") -> tuple[Step, ...]:
     said = f" {flags}" if flags else ""
     check, build = f"fairdeploy doctor{said} -t {target}", f"fairdeploy build{said} -t {target}"
     steps = []
-    if any(cell.status == "fail" for cell in cells):
+    failed = sorted((one for one in cells if one.status == "fail"), key=lambda one: (not one.required, -nearness(one)))
+    of_people = [cell for cell in failed if words.is_fairness(cell)]
+    if of_people:
         steps.append(
             Step(
                 "Find the stage where it happened. A fall at “quantised” or “runtime” is mended at the target: "
                 "by another precision or calibration. One before that is mended by pruning less or recovering longer.",
-                (f"fairdeploy explain{said} -t {target}", f"fairdeploy compare{said}"),
+                (
+                    f"fairdeploy explain{said} -t {target} {shlex.join(of_people[0].address)}",
+                    f"fairdeploy compare{said}",
+                ),
             )
         )
+    if len(of_people) < len(failed):
+        text = (
+            "It is slower or larger than allowed: prune more, or choose another precision. See what each target costs:"
+        )
+        steps.append(Step(text, (f"fairdeploy compare{said}",)))
     if bundle.evidence.failure:
         steps.append(Step("The runtime gave no predictions. Mend it, then measure again:", (check, build)))
     elif any(cell.forecast for cell in cells):

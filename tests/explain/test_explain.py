@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fairdeploy.errors import ConfigError, StageError
 from fairdeploy.explain import Explanation, explain
 from fairdeploy.explain.cell import cell_words
 from fairdeploy.line import Line
+from fairdeploy.report.steps import next_steps
 from fairdeploy.workflow import latest
 from tests.explain.conftest import Small
 
@@ -50,6 +52,15 @@ def test_the_worst_cell_is_the_default(pruned: Small) -> None:
     assert one.cell.status == "fail"
     assert one.cell.group == {"group": "b"}
     assert one.lost == pruned.lost.sum()
+
+
+def test_the_reports_next_step_is_the_command_for_its_worst_cell(
+    pruned: Small, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, (bundle,) = load_build(latest(pruned.folder))
+    step, *_ = next_steps(bundle, flags=f"-C {pruned.folder}")
+    assert main([*shlex.split(step.commands[0])[1:], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["explanation"]["cell"] == of(pruned).cell.model_dump(mode="json")
 
 
 def test_a_group_that_was_not_harmed_has_no_flips(pruned: Small) -> None:

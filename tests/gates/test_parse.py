@@ -4,7 +4,9 @@ import pytest
 
 from fairdeploy import yamlfile
 from fairdeploy.errors import ConfigError
-from fairdeploy.gates import Rule, parse_gates
+from fairdeploy.gates import Rule, gates_of, parse_gates
+from fairdeploy.project import TargetUsed
+from fairdeploy.target import load_target
 
 
 def parse(tmp_path: Path, text: str, path=("gates",), **options):
@@ -49,6 +51,19 @@ def test_gates_of_a_targets_use_are_read_where_they_stand(tmp_path):
     text = "targets:\n  - jetson\n  - use: jetson\n    gates: {latency_p90_ms: {max: 12}}\n"
     (rule,) = parse(tmp_path, text, ("targets", 1, "gates"))
     assert (rule.bound, rule.where) == (12, "fairdeploy.yaml:4")
+
+
+def test_gates_of_a_projects_own_target_file_are_named_from_its_folder(tmp_path):
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets" / "door.yaml").write_text(
+        "version: 1\nid: door\nhardware: {this_host: true}\nruntime: {backend: ort}\ngates:\n  accuracy: {min: 0.8}\n"
+    )
+    (tmp_path / "fairdeploy.yaml").write_text("gates:\n  size_mb: {max: 20}\ntargets: [door]\n")
+    document = yamlfile.read(tmp_path / "fairdeploy.yaml")
+    own = yamlfile.read(tmp_path / "targets" / "door.yaml")
+    used = TargetUsed(load_target("door", tmp_path), ((document, ("gates",)), (own, ("gates",))))
+    rules = gates_of(used, "binary-classification").rules
+    assert [rule.where for rule in rules] == ["fairdeploy.yaml:2", "targets/door.yaml:6"]
 
 
 ONE = "gates:\n  {}\n"

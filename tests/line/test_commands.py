@@ -17,8 +17,8 @@ from fairdeploy.workflow import Build
 from tests.conftest import Kiosk
 
 COMMANDS = (
-    *("build", "plan", "validate", "doctor", "verify", "gate", "explain", "compare", "report", "version"),
-    *("targets", "targets ls", "targets show"),
+    *("build", "plan", "validate", "doctor", "verify", "judge", "gate", "explain", "compare", "report", "schema"),
+    *("targets", "targets ls", "targets show", "version"),
 )
 
 

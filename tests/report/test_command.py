@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fairdeploy.bundle import load_build
+from fairdeploy.bundle import TargetBundle, load_build
 from fairdeploy.cli import main
 from fairdeploy.cli.common import Common
 from fairdeploy.report import FORMATS, load_source
@@ -36,6 +38,39 @@ def test_the_other_formats_go_to_stdout_or_to_a_file(
     assert main(["report", str(kiosk_folder), "--format", name, "--out", str(file), "--json"]) == 0
     assert file.read_text() == wanted
     assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "command": "report", "file": str(file)}
+
+
+@pytest.mark.parametrize(
+    ("here", "given", "uri"),
+    [
+        (".", ["-C", "examples/my kiosk"], "examples/my%20kiosk/fairdeploy.yaml"),
+        (".", ["-C", "{root}/examples/my kiosk"], "examples/my%20kiosk/fairdeploy.yaml"),
+        ("examples/my kiosk", [], "fairdeploy.yaml"),
+        ("elsewhere", ["-C", "../examples/my kiosk"], None),
+    ],
+)
+def test_sarif_names_files_from_the_folder_that_it_runs_in(
+    kiosk_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    here: str,
+    given: list[str],
+    uri: str | None,
+) -> None:
+    """As GitHub wants it: from the checkout's root; outside of it only the whole path is right."""
+    root = tmp_path / "checkout"
+    project = root / "examples" / "my kiosk"
+    project.mkdir(parents=True)
+    (root / "elsewhere").mkdir()
+    monkeypatch.chdir(root / here)
+    given = [word.format(root=root) for word in given]
+    assert main(["report", str(kiosk_folder), "--format", "sarif", *given]) == 0
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    places = [one["locations"][0]["physicalLocation"]["artifactLocation"] for one in run["results"]]
+    wanted = {"uri": uri, "uriBaseId": "%SRCROOT%"} if uri else {"uri": (project / "fairdeploy.yaml").as_uri()}
+    assert places == [wanted] * len(run["results"])
+    assert "uri" not in run["originalUriBaseIds"]["%SRCROOT%"]
 
 
 def test_github_appends_to_the_step_summary(
@@ -110,3 +145,15 @@ def test_next_steps_name_the_project(kiosk_folder: Path, common: Common, flags: 
                 assert command.startswith("fairdeploy ")
                 assert flags in command
                 assert "  " not in command
+
+
+def test_what_fails_for_people_is_explained_by_its_own_words_and_what_is_slow_is_not(
+    make_bundle: Callable[..., TargetBundle],
+) -> None:
+    first, *_ = next_steps(make_bundle(end="harsh"))
+    command = shlex.split(first.commands[0])
+    assert command[:4] == ["fairdeploy", "explain", "-t", "this-host"]
+    assert command[4:] == ["true_positive_rate.max_drop.compact", "skin_tone=VI"]
+    slow = [step for step in next_steps(make_bundle(p50_ms=40.0)) if "slower" in step.text]
+    assert [step.commands for step in slow] == [("fairdeploy compare",)]
+    assert not any("explain" in command for step in next_steps(make_bundle(p50_ms=40.0)) for command in step.commands)

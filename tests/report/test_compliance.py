@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fairdeploy.evidence.records import Gap, Interval, Rate, Reversal, Shift
 from fairdeploy.report import Source, render_html, words
 from fairdeploy.report.circumstances import reversals
 from fairdeploy.report.compliance import compliance_views
+from fairdeploy.report.markdown import render_markdown
 from fairdeploy.report.measures import measure_tables
 
 Build = tuple[BuildRecord, list[TargetBundle]]
@@ -72,6 +74,14 @@ def test_predictions_made_elsewhere_say_how_they_were_decided(judged: JudgedBund
     assert facts["Decision"] == "column 'p'"
     assert facts["Evidence level"] == "none"
     assert "Gates digest" in facts
+
+
+def test_what_judge_read_undeclared_and_how_it_decided_stand_on_the_page(judged: JudgedBundle) -> None:
+    told = judged.predictions.model_copy(update={"notes": ("classes <b> were read from the data",)})
+    page = render_html(Source((replace(judged, predictions=told),)))
+    assert "Predictions were decided by column &#39;p&#39;." in page
+    assert "classes &lt;b&gt; were read from the data." in page
+    assert "Predictions were decided by" in render_markdown(Source((judged,)))
 
 
 @pytest.mark.parametrize(
