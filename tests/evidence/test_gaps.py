@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from fairdeploy.evidence import Schema, Tally, metrics
+from fairdeploy.evidence.cells import over
 from fairdeploy.evidence.gaps import GapEstimate, gap_estimate
+from fairdeploy.evidence.statistics import estimate
 
 LEVELS = ("a", "b", "c", "d", "e")
 
@@ -154,3 +156,24 @@ def test_a_group_that_was_never_selected_does_not_prove_a_ratio_of_zero(tally_of
     lower, upper = estimate.interval(0.95)
     assert estimate.value == 0 == lower
     assert least < upper <= most
+
+
+def test_statistics_that_are_known_already_give_the_same_gap(tally_of):
+    tally = tally_of({(g, label, label, p): 20 + 7 * p for g in "ab" for label in (0, 1) for p in (0, 1)})
+    metric = metrics.predictive_parity_difference
+    part, alone = over(tally, ("g",), ()), gap_estimate(tally, metric, "g", seed=4)
+    for seed, same in ((4, True), (5, False)):
+        known = estimate(tally, metrics.positive_predictive_value, part, seed=seed)
+        given = gap_estimate(tally, metric, "g", seed=4, statistics={"positive_predictive_value": known})
+        assert (given.deviations.tobytes() == alone.deviations.tobytes()) is same
+
+
+def test_labels_of_equal_counts_are_drawn_apart(tally_of):
+    rows = {(g, label, label, p): 200 if p == label else 50 for g in "ab" for label in (0, 1) for p in (0, 1)}
+    tally = tally_of(rows)
+    both, one = (
+        gap_estimate(tally, metric, "g", seed=0).interval(0.95)[1]
+        for metric in (metrics.equalized_odds_difference, metrics.equal_opportunity_difference)
+    )
+    # the larger of two independent |normal| numbers reaches 2.236 in 5 % of cases, one alone 1.960
+    assert both / one == pytest.approx(2.236 / 1.960, rel=0.05)
