@@ -111,8 +111,8 @@ def judge(
     Raises
     ------
     DataError
-        If the tallies or scores are of different rows, groups or artifacts, or `identical_to` names a reference without
-        tally.
+        If the tallies, scores or stages are of different rows, groups or artifacts, or `identical_to` names a reference
+        without tally.
     BackendError
         If a latency is not a positive finite number.
     """
@@ -120,6 +120,7 @@ def judge(
     _check_identical(tallies, identical_to)
     _check_scores(tallies, scores)
     check_unpaired(tallies, unpaired)
+    _check_stages(tallies.get("dense"), stages)
     paired = {name: tally for name, tally in tallies.items() if name not in unpaired}
     main = next(iter(tallies.values()), None)
     clustered = {name: changes_cluster(tally, name, identical_to) for name, tally in paired.items()}
@@ -205,10 +206,31 @@ def _check_same_artifact(tallies: Mapping[Reference, Tally]) -> None:
             raise DataError(f"the tallies against {first} and {name} are not of the same rows and predictions")
 
 
+def _check_stages(dense: Tally | None, stages: Mapping[StageName, Tally]) -> None:
+    """Refuse stages that are not of the rows and dense predictions of the artifact's tally against the dense network.
+
+    The runtime's stage is that tally itself.
+    """
+    for name, tally in stages.items():
+        if dense is None or tally.schema != dense.schema:
+            same = False
+        elif name == "runtime":
+            same = tally.digest == dense.digest
+        else:
+            size = len(tally.schema.classes)
+            same = np.array_equal(_counted(tally, tally.cells // size), _counted(dense, dense.cells // size))
+        if not same:
+            raise DataError(f"the tally of stage '{name}' is not of the rows of the tally against the dense network")
+
+
 def _rows_of(tally: Tally) -> NDArray[np.int64]:
     """Return (cell without the reference's prediction, rows) [2, k]: what all references share."""
     size = len(tally.schema.classes)
-    cells = tally.cells // size**2 * size + tally.cells % size
+    return _counted(tally, tally.cells // size**2 * size + tally.cells % size)
+
+
+def _counted(tally: Tally, cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (coarser cell, rows) [2, k]."""
     kept, place = np.unique(cells, return_inverse=True)
     return np.stack([kept, np.bincount(place, weights=tally.counts, minlength=len(kept)).astype(np.int64)])
 

@@ -189,3 +189,30 @@ def test_the_references_own_file_needs_a_tally_against_it(tally_of):
         judge(tallies={"dense": same}, identical_to=("compact",), **FACTS)
     with pytest.raises(DataError, match="there is: none"):
         judge(identical_to=("dense",), **FACTS)
+
+
+@pytest.mark.parametrize(
+    ("stage", "counts"),
+    [
+        ("pruned", {**COUNTS, ("b", 0, 0, 0): 41}),
+        ("pruned", {**COUNTS, ("a", 1, 1, 1): 88, ("a", 1, 0, 1): 4}),
+        ("runtime", {**COUNTS, ("a", 1, 1, 1): 91, ("a", 1, 1, 0): 7}),
+    ],
+)
+def test_a_stage_of_other_rows_other_dense_predictions_or_another_artifact_is_refused(tally_of, stage, counts):
+    """Another number of rows; the dense network right in fewer; at the runtime another prediction of the artifact."""
+    tallies = {"dense": tally_of(COUNTS)}
+    assert judge(tallies=tallies, stages={stage: tally_of(COUNTS)}, **FACTS).record.stages
+    with pytest.raises(DataError, match=f"stage '{stage}' is not of the rows"):
+        judge(tallies=tallies, stages={stage: tally_of(counts)}, **FACTS)
+
+
+def test_another_prediction_at_an_earlier_stage_is_what_stages_are_for(tally_of):
+    other = tally_of({**COUNTS, ("a", 1, 1, 1): 91, ("a", 1, 1, 0): 7})
+    (stage,) = judge(tallies={"dense": tally_of(COUNTS)}, stages={"pruned": other}, **FACTS).record.stages
+    assert find(stage.changes, metric="accuracy", group={"g": "a"}).lost == 7
+
+
+def test_a_stage_without_a_tally_against_the_dense_network_is_refused(tally_of):
+    with pytest.raises(DataError, match="stage 'dense' is not of the rows"):
+        judge(stages={"dense": tally_of(COUNTS)}, **FACTS)
