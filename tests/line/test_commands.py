@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fairdeploy.cli import main
+from fairdeploy.cli import app, main, targets
 from fairdeploy.workflow import Build
 from tests.conftest import Kiosk
 
@@ -172,6 +172,11 @@ def test_mistakes_end_in_one_sentence(
     assert says in captured.err
     assert "Traceback" not in captured.err
     assert not captured.out
+
+
+def test_every_command_is_listed() -> None:
+    names = [name for name in app if not name.startswith("-")]
+    assert sorted(COMMANDS) == sorted([*names, *(f"targets {name}" for name in targets if not name.startswith("-"))])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
