@@ -6,7 +6,9 @@ The families are dealt to the splits once and for all, because the shipped weigh
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +18,8 @@ from fairdeploy.errors import DataError
 from kiosk import capture, drawings
 from kiosk.drawings import TONES, Family
 
-# The old styles were evaluated on while gates, recipe and method were made, so the splits that judge hold none of them.
-# Train holds some families of the new styles, so that the network knows how they are drawn, and shows those more often.
-OLD_SHARES = {"train": 0.75, "prune": 0.17, "calibrate": 0.08}
-NEW_SHARES = {"train": 0.25, "tune": 0.25, "evaluate": 0.5}
-NEW_WEIGHT_IN_TRAIN = 4
+# Which family is in which split. Evaluate holds those that nothing had been measured on when it was dealt.
+DEAL = Path(__file__).resolve().parent.parent / "data" / "deal.json"
 TRAIN_TONE_SHARES = (0.38, 0.32, 0.20, 0.07, 0.03)
 LIGHTS = ("dim", "medium", "bright")
 
@@ -56,16 +55,9 @@ def augment(batch: Mapping[str, NDArray[np.uint8]], random: np.random.Generator)
 
 
 def _deal_families() -> dict[str, list[Family]]:
-    """Deal the families of each label to the splits by the shares of the old and of the new styles."""
-    dealt: dict[str, list[Family]] = {name: [] for name in SPLITS}
-    random = _generator("families")
-    for is_new, shares in ((False, OLD_SHARES), (True, NEW_SHARES)):
-        for label in (0, 1):
-            pool = [one for one in drawings.families() if one.label == label and one.is_new is is_new]
-            ends = np.rint(np.cumsum(list(shares.values())) * len(pool)).astype(int)
-            for name, part in zip(shares, np.split(random.permutation(len(pool)), ends[:-1]), strict=True):
-                dealt[name] += [pool[position] for position in part]
-    return dealt
+    """Return the families of each split."""
+    known = {one.name: one for one in drawings.families()}
+    return {name: [known[family] for family in json.loads(DEAL.read_text())[name]] for name in SPLITS}
 
 
 def _generator(*key: object) -> np.random.Generator:
@@ -91,8 +83,6 @@ def _split(name: str, size: int, families: list[Family], seed: int) -> Split:
             tones[mine] = _train_tones(int(mine.sum()), random)
         scenes = int(scene[mine].max()) + 1
         own = np.array([position for position, one in enumerate(families) if one.label == label])
-        if name == "train":
-            own = np.repeat(own, [_weight_in_train(families[position]) for position in own])
         chosen = own[_deal(len(own), scenes, random)]
         which = (random.random(scenes) * [len(families[position].drawings) for position in chosen]).astype(int)
         level = _deal(len(LIGHTS), scenes, random)
@@ -118,10 +108,6 @@ def _split(name: str, size: int, families: list[Family], seed: int) -> Split:
         clusters=np.array([one.name for one in families])[family],
     )
     return Split(rows, batches)
-
-
-def _weight_in_train(family: Family) -> int:
-    return len(family.drawings) * (NEW_WEIGHT_IN_TRAIN if family.is_new else 1)
 
 
 def _train_tones(count: int, random: np.random.Generator) -> NDArray[np.int64]:

@@ -17,7 +17,6 @@ from kiosk import twins
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 FILES = (DATA / "people-icons-64.npz", DATA / "people-icons-64-more.npz")
-NEW_STYLES = frozenset({"openmoji", "emojione"})
 TONES = ("I-II", "III", "IV", "V", "VI")
 CLASSES = ("passing", "service")
 
@@ -72,15 +71,12 @@ class Family:
         As in ``noto/running/woman``.
     label : int
         1 for a close-up that faces the camera (service), 0 for a whole figure (passing).
-    is_new : bool
-        Whether every drawing is of `NEW_STYLES`.
     drawings : array of int [k, 5]
         Positions in `images` of each drawing in every tone.
     """
 
     name: str
     label: int
-    is_new: bool
     drawings: NDArray[np.int64]
 
 
@@ -112,7 +108,7 @@ def families() -> tuple[Family, ...]:
     merged = np.array(twins.merge(own, twins.near_twins(images()[positions])))
     members = {name: np.flatnonzero(merged == name) for name in sorted(set(merged.tolist()))}
     return tuple(
-        Family(name, labels[mine[0]], all(styles[one] in NEW_STYLES for one in mine), positions[mine])
+        Family(name, labels[mine[0]], positions[mine])
         for name, mine in members.items()
     )
 
