@@ -21,6 +21,7 @@ from fairdeploy.devices.toolchain import compile_artifact, lint
 from fairdeploy.errors import BackendError, TargetError
 from fairdeploy.evidence import Evidence, judge
 from fairdeploy.evidence.records import Level, StageName
+from fairdeploy.export import check_single_file
 from fairdeploy.gates import Gates, Verdict, gate
 from fairdeploy.measure import Latencies, Meter, Model, Predictions
 from fairdeploy.model import ModelSpec
@@ -152,6 +153,7 @@ class Deployment:
 
     def judge_artifact(self, target: Target, gates: Gates, file: Path) -> Outcome:
         """Judge an artifact that was made elsewhere."""
+        check_single_file(file)
         backend = backends.load(target.runtime.backend)
         artifact = Artifact(Model(file, _digest(file), backend.name, target.build.precision), file.parent, None)
         facts = _unmeasured(target) | {"artifact_digest": artifact.model.digest, "size_bytes": _size_bytes(file)}

@@ -7,21 +7,17 @@ but numbers.
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
-from fairdeploy.cli import main
 from fairdeploy.workflow import Build
+from tests import blocks
 from tests.conftest import Kiosk
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-BLOCK = re.compile(r"```console\n\$ (?P<command>[^\n]+)\n(?P<output>.*?)```", re.DOTALL)
-BLOCKS = [match["command"] for match in BLOCK.finditer(README.read_text())]
 VERDICT = re.compile(r"^(?:[✓✕?] .*|exit code .*)$", re.MULTILINE)
 
 
@@ -31,21 +27,15 @@ def essence(command: str, text: str) -> list[str]:
     return [" ".join(re.sub(r"[\d.,]+", "#", line).split()) for line in text.splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("command", BLOCKS)
+@pytest.mark.parametrize("command", blocks.commands(README))
 def test_the_readme_shows_what_the_command_prints(
     command: str, kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(kiosk.folder.parent.parent)
     monkeypatch.setenv("COLUMNS", "100")
-    main(shlex.split(command)[1:])
-    printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.strip("\n").splitlines()) + "\n"
+    printed = blocks.run(command, capsys)
     assert essence(command, printed)
-    text = README.read_text()
-    shown = next(match for match in BLOCK.finditer(text) if match["command"] == command)
-    if os.environ.get("FAIRDEPLOY_UPDATE"):
-        README.write_text(text[: shown.start("output")] + printed + text[shown.end("output") :])
-    else:
-        assert essence(command, shown["output"]) == essence(command, printed)
+    assert essence(command, blocks.shown(README, command, printed)) == essence(command, printed)
 
 
 def test_the_readmes_numbers_are_those_of_the_benchmark() -> None:

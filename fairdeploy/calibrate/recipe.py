@@ -82,4 +82,3 @@ def choose_rows(rows: Rows, recipe: Recipe, seed: int) -> NDArray[np.int64]:
         chosen.append(cell[:share])
         wanted -= len(chosen[-1])
     return np.sort(np.concatenate(chosen))
-

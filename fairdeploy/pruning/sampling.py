@@ -37,4 +37,3 @@ def epoch_order(rows: Rows, sampling: Literal["natural", "balanced"], generator:
         rounds = -(-quota // len(cell))
         drawn.append(np.concatenate([generator.permutation(cell) for _ in range(rounds)])[:quota])
     return generator.permutation(np.concatenate(drawn))
-

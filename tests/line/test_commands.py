@@ -227,7 +227,7 @@ def test_doctor_and_targets(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(kiosk: Kiosk) -> None:
-    data = {"import": "kiosk.data:splits", "arguments": {"seed": 9}, "files": ["data/people-icons-64.npz"]}
+    data = {"import": "kiosk.data:splits", "arguments": {"seed": 9}, "files": ["data/deal.json"]}
     config = kiosk.variant("interrupted.yaml", {"data": data})
     child = subprocess.Popen(
         [sys.executable, "-m", "fairdeploy", "build", "-C", str(kiosk.folder), "-c", config],

@@ -229,7 +229,7 @@ def test_a_bundle_holds_no_rows(kiosk: Kiosk, demo: Build) -> None:
         if file.is_file() and file.suffix in (".json", ".html"):
             text = file.read_text()
             assert not re.search(r"evaluate-\d{6}", text), file
-            assert "noto/" not in text, file
+            assert "openmoji/" not in text, file
 
 
 def test_nothing_names_a_path_of_this_machine(demo: Build) -> None:
@@ -244,7 +244,7 @@ def test_the_same_seed_gives_the_same_bytes(kiosk: Kiosk, demo: Build, tmp_path:
         "data": {
             "import": "kiosk.data:splits",
             "arguments": {"train": 600, "prune": 100, "calibrate": 100, "tune": 200, "evaluate": 200},
-            "files": ["data/people-icons-64.npz"],
+            "files": ["data/deal.json"],
         },
         "prune": {
             "method": "magnitude",

@@ -107,10 +107,7 @@ def families() -> tuple[Family, ...]:
     own = [f"{style}/{base}/{key[2]}" for style, base, key in zip(styles, bases, keys, strict=True)]
     merged = np.array(twins.merge(own, twins.near_twins(images()[positions])))
     members = {name: np.flatnonzero(merged == name) for name in sorted(set(merged.tolist()))}
-    return tuple(
-        Family(name, labels[mine[0]], positions[mine])
-        for name, mine in members.items()
-    )
+    return tuple(Family(name, labels[mine[0]], positions[mine]) for name, mine in members.items())
 
 
 def _column(key: str) -> NDArray[Any]:
