@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -114,8 +114,15 @@ def print_json(command: str, **content: Any) -> None:
     print(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False))
 
 
-def print_result(command: str, verdicts: list[Verdict], common: Common, **more: object) -> int:
-    """Print verdicts, as text or as one JSON document with `more`, and return their exit code."""
+def print_result(
+    command: str,
+    verdicts: list[Verdict],
+    common: Common,
+    *,
+    details: Callable[[Console], None] = lambda console: None,
+    **more: object,
+) -> int:
+    """Print verdicts and return their exit code: as text with `details`, or as one JSON document with `more`."""
     code = worst_exit([verdict.status for verdict in verdicts])
     if common.json:
         plain = [verdict.model_dump(mode="json") for verdict in verdicts]
@@ -125,6 +132,7 @@ def print_result(command: str, verdicts: list[Verdict], common: Common, **more: 
 
     for verdict in verdicts:
         print_verdict(verdict, stdout())
+    details(stdout())
     stdout().print(Text(f"exit code {int(code)}: {MEANING[code]}"))
     return code
 

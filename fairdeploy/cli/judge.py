@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fairdeploy.cli.common import Common, print_result, stdout
+from fairdeploy.cli.common import Common, print_result
 from fairdeploy.errors import ConfigError
 from fairdeploy.evidence.records import Change, Shift
 from fairdeploy.judgement import NO_REFERENCE, Judgement
@@ -76,10 +77,7 @@ def judge(
         "predictions": found.predictions.model_dump(mode="json"),
         "margins": [margin.__dict__ for margin in found.margins],
     }
-    code = print_result("judge", [found.verdict], Common(json=json), **more)
-    if not json:
-        print_groups(found, stdout())
-    return code
+    return print_result("judge", [found.verdict], Common(json=json), details=partial(print_groups, found), **more)
 
 
 def _columns(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
