@@ -18,7 +18,7 @@ test: .venv/.dev
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
 	@.venv/bin/lint-imports
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 .venv/.base: pyproject.toml constraints.txt Makefile
 	@echo "making .venv (PyTorch's CPU build is 200 MB; a minute or two)"
