@@ -31,5 +31,5 @@ test: .venv/.dev
 	@touch $@
 
 .venv/.dev: .venv/.base
-	@$(PIP) --editable '.[torch,openvino,dev]'
+	@$(PIP) --editable '.[torch,openvino,parquet,dev]'
 	@touch $@ .venv/.demo

@@ -64,7 +64,7 @@ def test_a_verdict_then_every_group_with_its_change(run: Run, rows: Path, gates:
     code, out, err = run(rows, "--groups", "sex", "--reference", "old", "--gates", gates)
     assert (code, err) == (1, "")
     assert "2 checks of 3 failed; worst: the true positive rate of sex f" in out
-    assert out.index("exit code 1") < out.index("True positive rate")
+    assert out.index("Fail") < out.index("True positive rate") < out.index("exit code 1")
     frame = pd.read_csv(rows)
     positives = frame[(frame.label == 1) & (frame.sex == "f")]
     change = 100 * (positives.prediction.mean() - positives.old.mean())
@@ -91,7 +91,7 @@ def test_without_gates_the_margins_that_are_printed_are_gates_that_can_be_read(
     code, out, _ = run(rows, "--groups", "sex", "--reference", "old", "--label", "label")
     assert code == 4
     proposed = tmp_path / "proposed.yaml"
-    proposed.write_text(out[out.index("gates:\n") :])
+    proposed.write_text(out[out.index("gates:\n") : out.index("exit code")])
     code, out, _ = run(rows, "--groups", "sex", "--reference", "old", "--gates", proposed)
     assert code == 1
     code, _, _ = run(rows, "--groups", "sex", "--reference", "dense=old", "--gates", proposed)

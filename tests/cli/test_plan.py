@@ -30,7 +30,7 @@ def test_the_kiosk_is_planned_with_a_simulation_beside_the_formula(kiosk):
     rows = plan(kiosk.folder, ("this-host",), gap=0.02, simulate=True).rows
     assert all(row.simulated_power is None for row in bare.rows)
     assert all(0 <= row.simulated_power <= 1 for row in rows if row.rows_needed is not None)
-    (equal,) = [row for row in bare.rows if row.metric == "equalized_odds_difference"]
-    (unequal,) = [row for row in rows if row.metric == "equalized_odds_difference"]
+    (equal,) = [row for row in bare.rows if row.metric == "equal_opportunity_difference"]
+    (unequal,) = [row for row in rows if row.metric == "equal_opportunity_difference"]
     assert unequal.rows_needed > equal.rows_needed
     assert unequal.simulated_power is not None
