@@ -86,7 +86,8 @@ def plan(
     power : float
         Wanted probability that all cells of a gate pass.
     gap, loss : float
-        Expected true gap between groups, and true loss of every cell against its reference.
+        Expected true gap between groups, and true loss of every cell against the dense network; against the compact
+        one none is planned for.
     simulate : bool
         Check each planned number of rows by simulation with the gate's own bound.
 
@@ -96,7 +97,9 @@ def plan(
         If the project, a target, the data or the gates are wrong, or a number is out of its range.
     """
     given = {
-        name: Assumptions(flip_rate=flips, rate=rate, icc=icc, power=power, gap=gap, loss=loss)
+        name: Assumptions(
+            flip_rate=flips, rate=rate, icc=icc, power=power, gap=gap, loss=loss if name == "dense" else 0.0
+        )
         for name, flips in flip_rates.items()
     }
     kept: list[str] = []

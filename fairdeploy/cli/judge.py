@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fairdeploy.attempts import Looks, note_look
 from fairdeploy.cli.common import Common, print_result
 from fairdeploy.errors import ConfigError
 from fairdeploy.evidence.records import Change, Shift
@@ -53,7 +53,6 @@ def judge(
     gates: Annotated[Path | None, Parameter(help="YAML file with what stands under gates: in a project.")] = None,
     name: Annotated[str, Parameter(help="What is judged, as the verdict calls it.")] = "predictions",
     out: Annotated[Path | None, Parameter(help="New folder for a sealed bundle: counts, evidence, verdict.")] = None,
-    seed: Annotated[int, Parameter(help="Of the bootstraps.")] = 0,
     json: Annotated[bool, Parameter(negative="", help="Print one JSON document.")] = False,
 ) -> int:
     """Judge predictions that were made anywhere, per group of people; no model is needed.
@@ -68,16 +67,31 @@ def judge(
         list(files), groups=_columns(groups), label=label, prediction=prediction, score=score, threshold=threshold,
         reference=_references(reference), reference_file=reference_file, unpaired=unpaired,
         contexts=_columns(contexts), cluster=cluster, id=id, classes=classes.split(",") if classes else (),
-        positive=positive, gates=gates, name=name, seed=seed,
+        positive=positive, gates=gates, name=name,
     )  # fmt: skip
     if out is not None:
         found.save(out)
+    looks = _looks(found) if gates else None
     more = {
         "evidence": found.evidence.record.model_dump(mode="json"),
         "predictions": found.predictions.model_dump(mode="json"),
         "margins": [margin.__dict__ for margin in found.margins],
+        "looks": looks and {"attempts": looks.builds, "gate_sets": looks.gate_sets},
     }
-    return print_result("judge", [found.verdict], Common(json=json), details=partial(print_groups, found), **more)
+
+    def details(console: Console) -> None:
+        print_groups(found, console)
+        if looks and len(looks.entries) > 1:
+            console.print(Text(words.judged_before(len(looks.entries), looks.gate_sets)), soft_wrap=True)
+
+    return print_result("judge", [found.verdict], Common(json=json), details=details, **more)
+
+
+def _looks(found: Judgement) -> Looks:
+    """Note this look at the rows in the folder where the command runs; see `fairdeploy.attempts`."""
+    evidence, verdict = found.evidence.record, found.verdict
+    gates, status = {verdict.target: found.gates.digest}, {verdict.target: verdict.status}
+    return note_look(Path(), f"judge {evidence.digest[:12]}", evidence.data_fingerprint, gates, status)
 
 
 def _columns(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

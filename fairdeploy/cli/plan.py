@@ -28,7 +28,7 @@ def plan(
     icc: Annotated[float, Parameter(help="Expected correlation of the rows of one cluster.")] = 0.1,
     power: Annotated[float, Parameter(help="Wanted probability that all cells of a gate pass.")] = 0.8,
     gap: Annotated[float, Parameter(help="Expected true gap between groups; 0 is optimistic.")] = 0.0,
-    loss: Annotated[float, Parameter(help="Expected true loss of every group against its reference.")] = 0.0,
+    loss: Annotated[float, Parameter(help="Expected true loss of every group against dense.")] = 0.0,
     simulate: Annotated[bool, Parameter(negative="", help="Check the planned rows by simulation, per rule.")] = False,
     build: Annotated[Path | None, Parameter(help="Only list the cells that this build had too few rows for.")] = None,
     common: Common | None = None,

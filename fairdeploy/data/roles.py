@@ -97,10 +97,9 @@ def assign_roles(
         raise ConfigError(f"the threshold is {threshold}: give a number between 0 and 1")
     if prediction and threshold is not None:
         raise ConfigError("a prediction and a threshold would both decide: leave one of them out")
-    by_score = threshold is not None or (score is not None and prediction is None)
-    if by_score or filled("prediction", prediction) is None:
+    by_score = threshold is not None or filled("prediction", prediction) is None
+    if by_score:
         score = needed("score", score, "holds the probability of the positive class (or --prediction for a class)")
-        prediction = None
     if reference is None:
         reference = LONE if LONE in first else {}
     if not groups:

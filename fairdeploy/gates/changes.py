@@ -117,7 +117,7 @@ def change_reason(rule: Rule, who: str, status: Status, loss: float, lower: floa
     """Say by how much a rate changed for the worse, how sure that is, and `there` which rows are still needed."""
     fell, risen = ("rose", "fell") if rule.condition == "max_increase" else ("fell", "rose")
     text = f"The {rule.words} of {who} "
-    text += f"{fell if loss > 0 else risen} by {points(abs(loss))} points" if loss else "did not change"
+    text += f"{fell if loss > 0 else risen} by {points(abs(loss), rule.bound)} points" if loss else "did not change"
     text += f" against the {rule.reference_words}"
     limit, sure = f"at most {own_digits(rule)} allowed", f"{100 * rule.confidence:g} % sure"
     if status == "pass":

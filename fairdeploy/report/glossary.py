@@ -20,7 +20,7 @@ TERMS = (
     ("Gate", "A rule: a metric, a limit, a confidence. The digest of the gates says which rules were used, not "
      "when they were written."),
     ("Pass, Fail", "Pass: even the unfavourable bound lies within the limit. Fail: even the favourable one lies "
-     "beyond it, or a loss beyond the margin was seen that is surely no chance (exact test, Holm-adjusted)."),
+     "beyond it, or a loss beyond the margin was seen that is surely no chance (max-T test over all groups)."),
     ("Not enough evidence", "The interval reaches over the limit, or the evidence is of too low a level. This is "
      "neither good nor bad; it blocks a release until there is more evidence."),
     ("Undefined", "The metric has no denominator here, as a true positive rate without positives."),

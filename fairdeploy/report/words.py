@@ -189,6 +189,14 @@ def confidence(value: float) -> str:
     return f"{100 * value:g}{THIN}%"
 
 
+def judged_before(looks: int, gate_sets: int) -> str:
+    """Say how often the same rows were judged from one folder."""
+    return (
+        f"These rows were judged {count(looks)} times from this folder, under {count(gate_sets)} "
+        f"{'set' if gate_sets == 1 else 'sets'} of gates: the more looks, the less a pass says."
+    )
+
+
 def looks(attempts: int, gate_sets: int) -> str:
     """Say how often an evaluate split was looked at, and under how many different sets of gates."""
     builds = "1 build was" if attempts == 1 else f"{count(attempts)} builds were"

@@ -11,7 +11,7 @@ from fairdeploy.planning import plan
         ("--power", "0.2", "power is 0.2: give a probability of at least 0.5"),
         ("--rate", "90", "rate is 90: give a fraction"),
         ("--gap", "-0.1", "gap is -0.1: give a fraction"),
-        ("--loss", "0.02", "no more rows can be lost than flip"),
+        ("--loss", "0.06", "no more rows can be lost than flip"),
         ("--flips-dense", "0", "flip_rate is 0: give a fraction"),
     ],
 )
