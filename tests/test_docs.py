@@ -1,15 +1,21 @@
-"""The commands of docs/evidence.md run, in order, and print exactly what it says."""
+"""The documents hold: commands run, in order, and print exactly what is shown; gates can be read; code works."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import fairdeploy
+from fairdeploy.evidence import metrics, scores, statistics
+from fairdeploy.gates.files import read_gates
 from tests import blocks
 
 ROOT = Path(__file__).parent.parent
 EVIDENCE = ROOT / "docs" / "evidence.md"
+GATES = ROOT / "docs" / "gates.md"
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +41,42 @@ def test_the_document_links_to_what_is_there() -> None:
     for link in ("benchmarks/results/coverage.md", "benchmarks/results/known_truth.md"):
         assert f"../{link}" in text
         assert (ROOT / link).is_file()
+
+
+def test_the_gates_that_are_shown_can_be_read(tmp_path: Path) -> None:
+    found = []
+    for number, text in enumerate(re.findall(r"```yaml\n(.*?)```", GATES.read_text(), re.DOTALL)):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(text)
+        found.append(read_gates(file, task="binary-classification"))
+    assert [len(one.gates.rules) for one in found] == [9, 1]
+    assert found[1].across is not None
+    assert found[1].waivers[0].rule == found[1].gates.rules[0].name
+
+
+def test_every_metric_is_named() -> None:
+    named = set(re.findall(r"`([a-z0-9_]+)`", GATES.read_text().split("## Metrics")[1]))
+    ratios = {
+        name for name in metrics.GAPS if re.fullmatch(r"(false_positive|true_negative|false_negative)_rate_ratio", name)
+    }
+    known = {*metrics.RATES, *metrics.GAPS, *metrics.FLIPS, *scores.SCORES, *statistics.names()}
+    assert known - ratios <= named
+
+
+def test_a_metric_of_ones_own_is_gated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "STATISTICS", dict(statistics.STATISTICS))
+    (code,) = re.findall(r"```python\n(.*?)```", GATES.read_text(), re.DOTALL)
+    made: dict[str, Any] = {}
+    exec(code, made)
+    rows = {
+        "id": range(400),
+        "label": [0, 1] * 200,
+        "prediction": [0, 1, 1, 1] * 100,
+        "sex": ["f", "f", "m", "m"] * 100,
+    }
+    gates = {made["critical_success_index"].name: {"max": 0.6}}
+    found = fairdeploy.judge(rows, groups=["sex"], gates=gates)
+    assert {str(cell.group): cell.value for cell in found.verdict.cells} == {
+        "{}": pytest.approx(2 / 3), "{'sex': 'f'}": 1.0, "{'sex': 'm'}": 0.5,
+    }  # fmt: skip
+    assert found.verdict.status == "fail"
