@@ -1,7 +1,7 @@
 """YAML files in, validated records out, and every error with file, line and column.
 
-Refused before anything is built: duplicate keys, anchors and aliases (236 bytes of them grow to 28 MB), tags,
-directives, several documents, nesting deeper than 50, files over 1 MB.
+Refused before anything is built: duplicate keys, anchors and aliases (236 bytes of them grow to 28 MB), merge
+keys, tags, directives, several documents, nesting deeper than 50, files over 1 MB.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ def _refuse_the_unusual(text: str, file: Path) -> None:
                 refused = "a second document"
         elif isinstance(event, NodeEvent) and event.anchor:
             refused = f"anchor '&{event.anchor}'"
+        elif isinstance(event, ScalarEvent) and event.value == "<<" and event.implicit[0]:
+            refused = "merge key '<<'"
         elif isinstance(event, (ScalarEvent, CollectionStartEvent)) and event.tag:
             refused = f"tag '{event.tag}'"
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)

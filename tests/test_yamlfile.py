@@ -38,6 +38,7 @@ def test_values_stay_what_yaml_1_2_says(tmp_path: Path) -> None:
     [
         ("a: 1\na: 2\n", 2, "duplicate key"),
         ("a: &x 1\nb: *x\n", 1, "anchor '&x'"),
+        ("a:\n  {<<: {b: 1}, b: 2}\n", 2, "merge key '<<'"),
         ("a: !!python/object 1\n", 1, "tag"),
         ("%YAML 1.1\n---\na: 1\n", None, "directive"),
         ("a: 1\n---\nb: 2\n", 2, "second document"),
