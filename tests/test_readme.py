@@ -43,7 +43,7 @@ def test_the_readme_shows_what_the_command_prints(
 def test_the_readmes_numbers_are_those_of_the_benchmark() -> None:
     """Each row of the table, and each number of the sentence below it."""
     measured = (ROOT / "benchmarks" / "results" / "kiosk.md").read_text()
-    found = README.read_text().split("What it found", 1)[1].split("## What a verdict means")[0]
+    found = README.read_text().split("What it found", 1)[1].split("## You have predictions")[0]
     rows = [line for line in found.splitlines() if line.startswith("|")]
     assert len(rows) > 8
     assert not [row for row in rows if row not in measured]

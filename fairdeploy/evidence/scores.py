@@ -118,17 +118,14 @@ class Draws(NamedTuple):
     Attributes
     ----------
     value, quantisation : array [cells]
-    low, high : array [replicates, cells]
-        Draws with one more row against it and for it.
-    lower : array [replicates, cells]
-        Draws for a lower bound of the value.
+    lower, upper : array [replicates, cells]
+        Draws for a lower and for an upper bound of the value, each with one more row that speaks against it.
     """
 
     value: Floats
     quantisation: Floats
-    low: Floats
-    high: Floats
     lower: Floats
+    upper: Floats
 
 
 @dataclass(frozen=True)
@@ -203,8 +200,8 @@ def estimate_scores(
     spare = np.random.Generator(np.random.PCG64([seed, BUCKETS, 1])).standard_exponential((2, REPLICATES, 1)) * together
     found = metric.draws(tables, _tables(deployed, everyone), weights, spare)
     if reference is None:
-        nothing = np.full_like(found.low, np.nan)
-        other = Draws(np.full_like(found.value, np.nan), np.zeros_like(found.value), nothing, nothing, nothing)
+        nothing = np.full_like(found.lower, np.nan)
+        other = Draws(np.full_like(found.value, np.nan), np.zeros_like(found.value), nothing, nothing)
     else:
         other = metric.draws(_tables(reference, part), _tables(reference, everyone), weights, spare)
     change = found.value - other.value
@@ -216,9 +213,9 @@ def estimate_scores(
         f"Bayesian bootstrap of {BUCKETS} random groups of "
         f"{'clusters' if deployed.schema.clustered else 'rows'}, {REPLICATES} replicates",
         _stretched(found.lower, found.value),
-        _stretched(found.high, found.value),
-        _stretched(found.low - other.high, change, least=-1.0),
-        _stretched(found.high - other.low, change, least=-1.0),
+        _stretched(found.upper, found.value),
+        _stretched(found.lower - other.upper, change, least=-1.0),
+        _stretched(found.upper - other.lower, change, least=-1.0),
     )
 
 
@@ -259,7 +256,8 @@ def _defined(value: Floats) -> float | None:
 def _calibration(tables: Floats, everyone: Floats, weights: Floats, spare: Floats) -> Draws:
     """Expected calibration error of 10 equal-width bins (Naeini et al. 2015, eq. 3): |positives - sum of scores| / n.
 
-    A sum of absolute values is biased upwards, and a bootstrap doubles that; the lower bound allows for it by
+    A sum of absolute values is biased upwards, and a bootstrap doubles that; lower bounds, of a value and on the
+    reference's side of a change, allow for it by
     ``|error(estimate) - error(truth)| <= sum over bins of |estimate - truth|``.
     """
     buckets, cells = tables.shape[:2]
@@ -272,7 +270,7 @@ def _calibration(tables: Floats, everyone: Floats, weights: Floats, spare: Float
         total, more = np.abs(gaps).sum(-1), rows + spare[0]
         deviation = (np.abs(gaps - rows[..., None] * mean).sum(-1) + spare[0]) / more
         quantisation = np.where(np.isnan(value), np.nan, 0.5 / BINS)
-        return Draws(value, quantisation, total / more, (total + spare[0]) / more, value - deviation)
+        return Draws(value, quantisation, value - deviation, (total + spare[0]) / more)
 
 
 def _auc(positives: Floats, negatives: Floats, weights: Floats, spare: Floats) -> Draws:
@@ -292,7 +290,7 @@ def _auc(positives: Floats, negatives: Floats, weights: Floats, spare: Floats) -
         more = (p + spare[0]) * (n + spare[1])
         undefined = np.where(every > 0, 0.0, np.nan)
         low, high = won / more + undefined, (more - (p * n - won)) / more + undefined
-        return Draws(value, quantisation, low, high, low)
+        return Draws(value, quantisation, low, high)
 
 
 expected_calibration_error = ScoreMetric(

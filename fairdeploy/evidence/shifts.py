@@ -20,7 +20,7 @@ EXCESS_DROP, NORMALISED_CHANGE = "_excess_drop", "_normalised_change"
 
 
 def excess_drop(tally: Tally, metric: RateMetric, part: Cells, *, seed: int) -> Estimate:
-    """Estimate by how much more a rate fell in each cell than for everyone (CEAG; Tran et al., ICLR 2024, eq. 3).
+    """Estimate by how much more a rate fell in each cell than for everyone (CEAG; Hashemizadeh et al. 2024).
 
     ``(reference - deployed of the cell) - (reference - deployed of everyone)``; its `bounds` are those of that number,
     `reference` and `change_bounds` are NaN.

@@ -60,7 +60,8 @@ def _finding(rule: Rule, group: Group, context: Group, found: Estimate, at: int)
     if rule.condition == "max_drop":
         value, lower, upper = -value, -upper, -lower
     status = decide(lower, upper, rule.bound, at_least=rule.at_least)
-    needed = _more_rows(rule, n, value, lower, upper) if status == "inconclusive" else None
+    fixed = float(found.quantisation[at]) * (2 if change else 1)
+    needed = _more_rows(rule, n, value, lower + fixed, upper - fixed, fixed) if status == "inconclusive" else None
     who, there = named(group, context), rows(n, needed, None)
     reason = (
         _change(rule, who, status, value, lower, upper) if change else _level(rule, who, status, value, lower, upper)
@@ -69,11 +70,14 @@ def _finding(rule: Rule, group: Group, context: Group, found: Estimate, at: int)
     return Finding(group, status, value, lower, upper, rule.unit, n, found.method, reason, needed, context)
 
 
-def _more_rows(rule: Rule, n: int, value: float, lower: float, upper: float) -> int | None:
-    """Rows at which the distance of bound and value, that falls with the root of the rows, would fit the margin."""
-    room, reach = abs(rule.bound - value), value - lower if rule.at_least else upper - value
-    right = value > rule.bound if rule.at_least else value < rule.bound
-    return max(n + 1, math.ceil(n * (reach / room) ** 2)) if right else None
+def _more_rows(rule: Rule, n: int, value: float, lower: float, upper: float, fixed: float) -> int | None:
+    """Rows at which the distance of bound and value, that falls with the root of the rows, would fit the margin.
+
+    `fixed` is what no number of rows takes away: the quantisation of scores.
+    """
+    reach = value - lower if rule.at_least else upper - value
+    room = (value - rule.bound if rule.at_least else rule.bound - value) - fixed
+    return max(n + 1, math.ceil(n * (reach / room) ** 2)) if room > 0 else None
 
 
 def _level(rule: Rule, who: str, status: Status, value: float, lower: float, upper: float) -> str:

@@ -82,8 +82,20 @@ def test_one_large_cluster_among_single_rows_is_not_many_clusters():
     assert effective_buckets(n) == pytest.approx(700**2 / 250_200)
     rate = effective_rate(n, n, clustered=True)
     assert rate.effect == pytest.approx([250_200 / 700])
-    assert "few clusters" in rate.notes[0]
+    assert "few large clusters" in rate.notes[0]
     assert rate.buckets.tolist() == [201]
+
+
+def test_a_few_large_clusters_are_not_outvoted_by_many_small_ones():
+    """30 people of 100 rows beside 3,000 of one: a lot of small ones moved, and still nobody knows of the large."""
+    small = np.full((480, 1), 6)
+    n = np.concatenate([np.full((30, 1), 100), small])
+    lost = np.concatenate([np.zeros((30, 1), int), np.arange(480)[:, None] % 10 == 0]).astype(int)
+    change = effective_change(PairedCounts(n, 0 * n, 0 * n, lost, 0 * n), clustered=True)
+    assert change.effect == pytest.approx([(n**2).sum() / n.sum()])
+    assert "few large clusters" in change.notes[0]
+    equal = effective_change(PairedCounts(small, 0 * small, 0 * small, lost[30:], 0 * small), clustered=True)
+    assert "few" not in equal.notes[0]
 
 
 def test_the_small_clusters_do_not_speak_for_a_large_one_that_never_moved():
@@ -125,7 +137,7 @@ def test_few_clusters_count_as_one_row_each_and_say_so():
     hits[0] = 25
     rate = effective_rate(hits, n, clustered=True)
     assert (rate.effect >= 50).all()
-    assert "few clusters" in rate.notes[0]
+    assert "few large clusters" in rate.notes[0]
     assert effective_rate(hits, n, clustered=False).effect.tolist() == [1, 1]
 
 

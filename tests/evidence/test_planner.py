@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from fairdeploy.errors import ConfigError
-from fairdeploy.evidence.intervals import loss_upper_bound
+from fairdeploy.evidence.intervals import clopper_pearson, loss_upper_bound, two_sided
 from fairdeploy.evidence.planner import (
     exact_rows_needed,
     gap_rows_needed,
@@ -106,3 +107,14 @@ def test_where_few_rows_flip_the_plan_has_the_power_that_the_formula_misses(marg
     assert rows_needed(margin, flip_rate) <= n <= 1.25 * rows_needed(margin, flip_rate)
     if (margin, flip_rate) in ((0.02, 0.005), (0.05, 0.01)):
         assert power(rows_needed(margin, flip_rate)) < 0.78
+
+
+@pytest.mark.parametrize(
+    ("bound", "expected"), [(0.95, 0.99), (0.1, 0.02), (0.02, 0.005), (0.85, 0.9), (0.5, 0.6), (0.9, 0.88)]
+)
+def test_a_rate_is_planned_for_the_exact_bound(bound, expected):
+    n = rate_rows_needed(bound, expected)
+    successes = np.arange(n + 1)
+    lower, upper = clopper_pearson(successes, n, two_sided(0.95))
+    passes = lower > bound if expected > bound else upper < bound
+    assert binom.pmf(successes, n, expected)[passes].sum() >= 0.8

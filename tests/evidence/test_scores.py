@@ -152,6 +152,19 @@ def test_bounds_err_as_rarely_as_they_say(name, n):
     assert (wrong / runs <= 0.055 + 2 * np.sqrt(0.05 * 0.95 / runs)).all(), wrong / runs
 
 
+@pytest.mark.parametrize(("n", "worse"), [(500, 0.08), (2000, 0.05)])
+def test_a_calibrated_reference_does_not_hide_an_overconfident_artifact(n, worse):
+    """The reference's calibration error is all chance, and must not be taken off the artifact's."""
+    rng, released, runs = np.random.default_rng(0), 0, 60
+    for run in range(runs):
+        score = rng.uniform(0.1, 0.9, n)
+        label, group = rng.random(n) < score, np.full(n, "a")
+        deployed, reference = (count(group, label, one) for one in (score + worse, score))
+        found = estimate_scores(expected_calibration_error, deployed, reference, over(deployed, (), ()), seed=run)
+        released += found.change_bounds(0.95)[1][0] < worse
+    assert released <= runs * 0.055 + 2 * np.sqrt(runs * 0.05 * 0.95)
+
+
 def test_one_row_and_three_rows_prove_nothing():
     for rows in (1, 3):
         scores = count(["a"] * rows + ["b"] * 50, [1] * rows + [0, 1] * 25, [0.99] * rows + [0.1, 0.9] * 25)

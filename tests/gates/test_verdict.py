@@ -444,7 +444,7 @@ def test_rows_of_one_person_count_as_one_in_a_rate_gate():
     rule = Rule(metric="true_positive_rate", condition="min", bound=0.5)
     cell = decide(rule, tally).cells[1]
     assert cell.status == "inconclusive"
-    assert cell.method == "Clopper-Pearson, clustered (few clusters: one counts as one row)"
+    assert cell.method == "Clopper-Pearson, clustered (few large clusters: all rows of one move together)"
     # between people, 4/3 of the variance of four independent rows is seen: effect 200/3
     assert cell.lower == pytest.approx(stats.beta.ppf(0.05, 0.75 * 3, 0.25 * 3 + 1), abs=1e-9)
     assert cell.lower < 0.5 < stats.beta.ppf(0.05, 150, 51)

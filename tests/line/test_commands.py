@@ -27,10 +27,11 @@ def test_verify_judges_a_finished_artifact(kiosk: Kiosk, demo: Build, capsys: py
     assert main(["verify", "-C", str(kiosk.folder), "--artifact", str(artifact), "-t", "this-host-int8", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["verdicts"][0]["status"] == "pass"
-    rates = {(one["metric"], str(one["group"]), str(one["context"])): one for one in document["evidence"]["rates"]}
+    cell = ("metric", "against", "group", "context")
+    rates = {tuple(str(one[key]) for key in cell): one for one in document["evidence"]["rates"]}
     sealed = next(one for one in demo.bundles if one.target.id == "this-host-int8")
     for one in sealed.evidence.rates:
-        assert rates[one.metric, str(one.group), str(one.context)]["value"] == one.value
+        assert rates[one.metric, str(one.against), str(one.group), str(one.context)]["value"] == one.value
 
 
 def test_verify_refuses_another_precision(kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str]) -> None:
