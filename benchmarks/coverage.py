@@ -11,7 +11,7 @@ import json
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from fairdeploy.evidence.clusters import effective_change
 from fairdeploy.evidence.gaps import gap_estimate
 from fairdeploy.evidence.intervals import loss_upper_bound
 from fairdeploy.evidence.metrics import PairedCounts
-from fairdeploy.evidence.planner import exact_rows_needed, gap_rows_needed
+from fairdeploy.evidence.planner import exact_rows_needed, gap_rows_needed, rate_rows_needed
 from fairdeploy.evidence.plans import Assumptions, plan_rule
 from fairdeploy.evidence.power import draw_cells, draw_levels, simulated_power
 from fairdeploy.evidence.tally import BUCKETS
 from fairdeploy.evidence.two_samples import difference_bounds
-from fairdeploy.gates import Rule
+from fairdeploy.gates import Condition, Rule
 
 RESULTS = Path(__file__).resolve().parent / "results"
 GAP = metrics.equal_opportunity_difference
@@ -156,6 +156,24 @@ def release_unpaired(n: int, reference_n: int, rate: float, margin: float) -> An
     return simulate
 
 
+def release_of_unequal_people(people: Sequence[int], margin: float, icc: float) -> Any:
+    """People with unlike numbers of rows, each losing a share of them that is beta distributed about the margin."""
+    rows, strength = np.array(people), 1 / icc - 1
+
+    def simulate(rng: np.random.Generator, runs: int) -> tuple[float, None]:
+        released = 0
+        for _ in range(runs):
+            lost = rng.binomial(rows, rng.beta(margin * strength, (1 - margin) * strength, len(rows)))
+            bucket = rng.integers(0, BUCKETS, len(rows))
+            n, losses = (np.bincount(bucket, one, BUCKETS).astype(np.int64)[:, None] for one in (rows, lost))
+            nothing = np.zeros_like(n)
+            change = effective_change(PairedCounts(n, nothing, nothing, losses, nothing), clustered=True)
+            released += bool(change.bounds(0.95)[1][0] < margin)
+        return released / runs, None
+
+    return simulate
+
+
 def power_of_change(margin: float, flips: float, n: int) -> Any:
     def simulate(rng: np.random.Generator, runs: int) -> tuple[float, None]:
         lost, gained, _ = rng.multinomial(n, [flips / 2, flips / 2, 1 - flips], runs).T
@@ -169,6 +187,18 @@ def power_of_rule(rule: Rule, n: int, given: Assumptions, **more: Any) -> Any:
         simulated_power(rule, n, assumptions=given, runs=runs, seed=int(rng.integers(2**31)), **more),
         None,
     )
+
+
+UNEQUAL = {
+    "30 people of 100 rows and 3,000 of one": [100] * 30 + [1] * 3_000,
+    "20 people of 30 rows and 300 of one": [30] * 20 + [1] * 300,
+    "400 people of 1 to 9 rows": list(range(1, 10)) * 44 + [5] * 4,
+}
+RATE_GATES: tuple[tuple[str, Condition, float, float], ...] = (
+    ("accuracy", "min", 0.95, 0.99),
+    ("accuracy", "min", 0.85, 0.9),
+    ("false_positive_rate", "max", 0.1, 0.02),
+)
 
 
 def settings() -> Iterator[Setting]:
@@ -225,6 +255,11 @@ def release_settings() -> Iterator[Setting]:
             draw = nested(n, [0.4] + [0.5] * (groups - 1))
             name = f"ratio of 0.8, {groups} groups of {n:,} rows"
             yield Setting("release", name, GAP_RUNS, release_of_gap(metrics.equal_opportunity_ratio, draw, 0.8))
+    for name, people in UNEQUAL.items():
+        for icc in (0.3, 0.8):
+            runs = FAST_RUNS // 2
+            label = f"change, {name}, ICC {icc:g}, margin 0.02"
+            yield Setting("release", label, runs, release_of_unequal_people(people, 0.02, icc))
     for clusters in (38, 100, 400):
         name = f"gap of 0.01, 5 groups, crossed, {clusters} clusters of 5 of each group, ICC .3, no other errors"
         draw = crossed(clusters, 5, [0.99] + [1.0] * 4, 0.3)
@@ -242,6 +277,11 @@ def power_settings() -> Iterator[Setting]:
             for table, rows in (("power", n), ("lean", round(0.8 * n))):
                 name = f"change, margin {margin:g}, flips {flips:g}, {rows:,} rows"
                 yield Setting(table, name, FAST_RUNS, power_of_change(margin, flips, rows))
+    for metric, condition, bound, rate in RATE_GATES:
+        n = rate_rows_needed(bound, rate) or 0
+        gate = Rule(metric=metric, condition=condition, bound=bound)
+        name = f"{metric} {condition} {bound:g} where it is {rate:g}, {n:,} rows"
+        yield Setting("power", name, FAST_RUNS, power_of_rule(gate, n, Assumptions(rate=rate)))
     rule = Rule(metric="equal_opportunity_difference", condition="max", bound=0.05)
     for groups in (2, 5, 10):
         for gap in (0.0, 0.02):

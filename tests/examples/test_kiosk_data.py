@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save
 
 from fairdeploy.data import SPLITS, Split, check_overlap, load_splits, materialise
 from fairdeploy.errors import DataError
+from fairdeploy.planning import plan
 from fairdeploy.project import load_project
 from fairdeploy.usercode import load_object
 
@@ -271,3 +273,18 @@ def test_the_summary_counts_per_tone(splits: dict[str, Split]) -> None:
         ["all", "100", "50.0%", "100.0%", "100.0%"],
         *([tone, "20", "50.0%", "100.0%", "100.0%"] for tone in TONES),
     ]
+
+
+def test_the_readme_gives_the_margins_that_the_planner_gives() -> None:
+    text = (KIOSK / "README.md").read_text()
+    table = re.findall(r"^\| [^|]+ \| ([\d.]+) points[^|]* \| [^|]+ \|$", text, re.MULTILINE)
+    flips = {"compact": 0.01, "dense": 0.12}
+    rows = plan(KIOSK, ("this-host-int8",), flip_rates=flips, loss=0.02, gap=0.15, rate=0.77, power=0.95).rows
+    provable: dict[str, float] = {}
+    for row in rows:
+        if row.group and row.smallest_margin is not None:
+            provable[row.rule] = max(provable.get(row.rule, 0.0), row.smallest_margin)
+    assert table == [f"{100 * margin:.1f}" for margin in provable.values()]
+    assert all(row.enough for row in rows)
+    for words in ("--flips-dense 0.12", "--loss 0.02", "--gap 0.15", "--rate 0.77", "--power 0.95"):
+        assert words in text
