@@ -21,7 +21,7 @@ import numpy as np
 from fairdeploy import __version__
 from fairdeploy.bundle import PredictionsRecord, seal
 from fairdeploy.counting import Apart, count_apart, count_rows, schema_of
-from fairdeploy.data.join import join_reference, name_of, one_reference, roles_apart
+from fairdeploy.data.join import join_reference, labels_not_compared, name_of, one_reference, roles_apart
 from fairdeploy.data.predictions import Survey, coded, survey
 from fairdeploy.data.roles import LONE, Named, Roles, assign_roles
 from fairdeploy.data.tables import Table, open_table
@@ -37,6 +37,7 @@ from fairdeploy.records import digest, file_digest
 from fairdeploy.yamlfile import Document
 
 NO_REFERENCE = "the labels"
+SEED = 0  # of the bootstraps; fixed, so that nobody looks for one under which a borderline gate passes
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,6 @@ def judge(
     positive: str | None = None,
     gates: Mapping[str, Any] | Path | str | None = None,
     name: str = "predictions",
-    seed: int = 0,
     today: date | None = None,
 ) -> Judgement:
     """Judge predictions that were made anywhere.
@@ -168,8 +168,6 @@ def judge(
         shown to hold: the verdict is inconclusive.
     name : str
         What is judged, as the verdict calls it.
-    seed : int
-        Of the bootstraps.
     today : date, optional
         What waivers are held against, where it is not the day it is.
 
@@ -210,6 +208,8 @@ def judge(
     counted = count_rows(coded(tables, roles, found), schema_of(roles, found))
     apart = None if theirs is None else count_apart(others, theirs, found, counted.fingerprint)
     references, notes = _references(roles, found), [*found.notes, *_odd(counted.tallies, roles)]
+    if theirs is None:
+        notes += labels_not_compared(others, roles.label)
     tallies = counted.tallies
     if theirs is not None and apart is not None:
         references = {
@@ -229,7 +229,7 @@ def judge(
         data_fingerprint=counted.fingerprint,
         reference_digests={},
         requested_precision="not known",
-        seed=seed,
+        seed=SEED,
         tallies=tallies,
         unpaired={} if apart is None else {name: apart.tally for name in references},
         scores=counted.scores,

@@ -503,10 +503,9 @@ def test_the_columns_of_a_wide_table_are_not_all_listed() -> None:
     assert len(message) < 400
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:
-    one, two, other = (judge(make_rows(600), seed=seed).evidence.record for seed in (1, 1, 2))
+def test_the_same_rows_give_the_same_bytes() -> None:
+    one, two = (judge(make_rows(600)).evidence.record for _ in range(2))
     assert one.digest == two.digest
-    assert one.gaps != other.gaps
 
 
 def test_what_is_counted_is_what_a_tally_counts() -> None:

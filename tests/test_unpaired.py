@@ -88,7 +88,7 @@ BAD: list[tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = [
     (lambda frame: frame.drop(columns="sex"), "no column 'sex' (group)"),
     (lambda frame: frame.drop(columns="prediction"), "no column 'score' (reference)"),
     (lambda frame: pd.concat([frame, frame[:1]]), "stands at"),
-    (lambda frame: frame[frame.sex == "f"], "column 'sex' has the levels f here and f, m in the judged rows"),
+    (lambda frame: frame[frame.sex == "f"], "column 'sex': only 'f' stands here"),
     (lambda frame: frame.replace({"sex": {"f": "w"}}), "or declare all, as in sex=f|m|w"),
     (changed(label=7), "'7' is none of the classes (0, 1)"),
     (changed(prediction=2), "'2' is none of the classes (0, 1)"),

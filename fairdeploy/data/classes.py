@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fairdeploy.data.spelling import MISSING_WORDS, without_decimals
 from fairdeploy.data.values import Seen, is_number
 from fairdeploy.errors import ConfigError
 
 MOST_CLASSES = 50
 BOOLEANS = {"false": "0", "true": "1", "0": "0", "1": "1", "0.0": "0", "1.0": "1"}
-WHOLE = re.compile(r"(-?\d+)\.0+")
 NATURAL = ({"0", "1"}, {"-1", "1"})
 
 
@@ -47,25 +47,24 @@ class Classes:
         return {text: self.names.index(self.meaning[text]) for text in column.first}
 
 
-def settle_classes(label: Seen, predicted: Iterable[Seen], *, declared: Sequence[str], positive: str | None) -> Classes:
+def settle_classes(label: Seen, predicted: Sequence[Seen], *, declared: Sequence[str], positive: str | None) -> Classes:
     """Settle the classes: those that are declared, else those of the labels.
 
     Raises
     ------
     DataError
-        If there is only one class, or so many labels that they must be meant otherwise.
+        If there is only one class, so many labels that they must be meant otherwise, or a label that is not declared
+        and is a word for missing or one of more than two that no prediction holds.
     ConfigError
         If nothing says which of two classes is positive.
     """
     if label.crowded or (len(label.first) > MOST_CLASSES and not declared):
         raise label.error(label.last, f"more than {MOST_CLASSES} different labels: if they are classes, list them all")
-    for text in label.first:
-        if is_number(text) and not math.isfinite(float(text)):
-            raise label.error(text, f"'{text}' is no class")
+    _refuse_no_class(label, declared)
     given = [*declared, *([] if positive is None else [positive])]
     truths = {text.lower() for text in (*label.first, *given)} <= BOOLEANS.keys()
     texts = {text for column in (label, *predicted) for text in column.first} | set(given)
-    meaning = {text: BOOLEANS.get(text.lower(), text) if truths else WHOLE.sub(r"\1", text) for text in texts}
+    meaning = {text: BOOLEANS.get(text.lower(), text) if truths else without_decimals(text) for text in texts}
     names = [meaning[name] for name in declared] or sorted({meaning[text] for text in label.first}, key=_order)
     if not declared and set(names) < {"0", "1"}:
         names = ["0", "1"]
@@ -73,6 +72,8 @@ def settle_classes(label: Seen, predicted: Iterable[Seen], *, declared: Sequence
         raise label.error(
             label.last, f"the classes are {', '.join(names)}: list at least two different ones (--classes)"
         )
+    if not declared and len(names) > 2:
+        _refuse_never_predicted(label, predicted, meaning)
     if positive is not None:
         if len(names) != 2 or meaning[positive] not in names:
             raise ConfigError(f"positive is '{positive}', but the classes are {', '.join(names)}: name one of two")
@@ -83,6 +84,30 @@ def settle_classes(label: Seen, predicted: Iterable[Seen], *, declared: Sequence
             f"--positive {names[1]}"
         )
     return Classes(tuple(names), meaning)
+
+
+def _refuse_no_class(label: Seen, declared: Sequence[str]) -> None:
+    for text in label.first:
+        if text.lower() in MISSING_WORDS and text not in declared:
+            raise label.error(
+                text,
+                f"'{text}' in {label.rows[text]} rows is a word for missing: drop them, or list all classes if it is "
+                "one (--classes)",
+            )
+        if is_number(text) and not math.isfinite(float(text)):
+            raise label.error(text, f"'{text}' is no class")
+
+
+def _refuse_never_predicted(label: Seen, predicted: Sequence[Seen], meaning: Mapping[str, str]) -> None:
+    """Refuse rows that nothing can be right on: they hide what changed on the others, unless they are meant."""
+    held = {meaning[text] for column in predicted for text in column.first}
+    for text in label.first:
+        if predicted and meaning[text] not in held:
+            raise label.error(
+                text,
+                f"'{text}' in {label.rows[text]} rows is what no prediction and no reference ever says: list all "
+                "classes if it is one (--classes), else drop these rows",
+            )
 
 
 def _order(name: str) -> tuple[bool, int, str]:

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fairdeploy.data.classes import BOOLEANS, WHOLE
+from fairdeploy.data.classes import BOOLEANS
 from fairdeploy.data.roles import Roles, references_named, refuse_missing_columns, refuse_two_roles
+from fairdeploy.data.spelling import without_decimals
 from fairdeploy.data.tables import Chunk, Table
 from fairdeploy.data.values import Part, parts_of
 from fairdeploy.errors import ConfigError, DataError
@@ -75,6 +76,13 @@ def roles_apart(roles: Roles, others: Sequence[Table], reference: str | Mapping[
     return replace(kept, prediction=roles.label)
 
 
+def labels_not_compared(others: Sequence[Table], label: str) -> list[str]:
+    """Say which files of the reference have no labels that could be held against the judged ones."""
+    without = [other for other in others if label not in other.columns]
+    names = ", ".join(name_of([other], "the reference") for other in without)
+    return [f"no column '{label}' in {names}: its labels were not compared with the judged ones"] if without else []
+
+
 def name_of(tables: Sequence[Table], otherwise: str) -> str:
     """Return the name of the first file."""
     return tables[0].file.name if tables[0].file else otherwise
@@ -102,14 +110,15 @@ def _joined(tables: Sequence[Table], others: Sequence[Table], *, roles: Roles, c
     id = roles.id
     values = _by_id(others, id, column)
     _check_same_rows(tables, others, id, values)
-    if all(roles.label in other.columns for other in others):
-        _check_same_labels(tables, others, id, roles.label)
+    labelled = [other for other in others if roles.label in other.columns]
+    if labelled:
+        _check_same_labels(tables, labelled, id, roles.label)
 
     def with_values(table: Table) -> Table:
         def read(columns: Sequence[str]) -> Iterator[Chunk]:
             inner = list(dict.fromkeys([*(one for one in columns if one != name), id]))
             for part in parts_of([table], inner):
-                more = {name: [values[text] for text in part.texts(id)]} if name in columns else {}
+                more = {name: [values[text] for text in part.names(id)]} if name in columns else {}
                 chunk = {**part.chunk, **more}
                 yield {one: chunk[one] for one in columns}
 
@@ -122,12 +131,12 @@ def _check_same_rows(tables: Sequence[Table], others: Sequence[Table], id: str, 
     seen = 0
     missing: list[str] = []
     for part in parts_of(tables, [id]):
-        ids = part.texts(id)
+        ids = part.names(id)
         absent = [text for text in ids if text not in values]
         seen += len(ids) - len(absent)
         missing += absent
     if missing or seen < len(values):
-        known = {text for part in parts_of(tables, [id]) for text in part.texts(id)}
+        known = {text for part in parts_of(tables, [id]) for text in part.names(id)}
         extra = [text for text in values if text not in known]
         wrong = [_some(missing, "are missing there"), _some(extra, "stand only there")]
         raise DataError(
@@ -141,7 +150,7 @@ def _check_same_labels(tables: Sequence[Table], others: Sequence[Table], id: str
     """Refuse labels that differ under one id: then one of the files is of other rows, or of another state of them."""
     theirs = {text: own for part in parts_of(others, [id, label]) for text, own in _labelled(part, id, label)}
     found = (pair for part in parts_of(tables, [id, label]) for pair in _labelled(part, id, label))
-    differ = [text for text, own in found if own != theirs[text]]
+    differ = [text for text, own in found if own != theirs.get(text, own)]
     if differ:
         raise DataError(
             f"column '{label}': {_some(differ, 'have another label there')}: give the reference's predictions for the "
@@ -152,14 +161,14 @@ def _check_same_labels(tables: Sequence[Table], others: Sequence[Table], id: str
 
 def _labelled(part: Part, id: str, label: str) -> Iterator[tuple[str, str]]:
     """Yield each row's id and class; whole numbers with decimals and booleans mean 0, 1, ..., as in `data.classes`."""
-    for text, own in zip(part.texts(id), part.levels(label), strict=True):
-        yield text, BOOLEANS.get(own.lower(), WHOLE.sub(r"\1", own))
+    for text, own in zip(part.names(id), part.levels(label), strict=True):
+        yield text, BOOLEANS.get(own.lower(), without_decimals(own))
 
 
 def _by_id(tables: Sequence[Table], id: str, column: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for part in parts_of(tables, [id, column]):
-        for at, (text, value) in enumerate(zip(part.complete(id, part.texts(id)), part.chunk[column], strict=True)):
+        for at, (text, value) in enumerate(zip(part.names(id), part.chunk[column], strict=True)):
             if text in values:
                 raise part.error(at, f"column '{id}': '{text}' stands twice: each row needs an id of its own")
             values[text] = value

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fairdeploy.data.classes import settle_classes
 from fairdeploy.data.roles import Levels, Roles
+from fairdeploy.data.spelling import same_names
 from fairdeploy.data.splits import UNKNOWN
 from fairdeploy.data.tables import Table
 from fairdeploy.data.values import Seen, parts_of
@@ -88,8 +89,9 @@ def survey(
     Raises
     ------
     DataError
-        For ids that are missing or doubled, labels and predictions that are missing or no class, levels that are not
-        declared, and columns of groups with so many levels that they must be meant otherwise.
+        For ids that are missing or doubled (01 is 1 here), clusters of two spellings, labels and predictions that are
+        missing or no class, levels that are not declared, an attribute of one level that is not declared, and columns
+        of groups with so many levels that they must be meant otherwise.
     ConfigError
         If nothing says which of two classes is positive, or a score has to decide between more.
     """
@@ -98,7 +100,7 @@ def survey(
     references = {name: Seen(column) for name, column in roles.references.items()}
     declared = {**roles.groups, **roles.contexts}
     levelled = {column: Seen(column) for column in declared}
-    rows = _read(tables, roles.id, [label, *predicted, *references.values()], levelled, declared)
+    rows = _read(tables, roles, [label, *predicted, *references.values()], levelled, declared)
     settled = settle_classes(
         label, [*predicted, *references.values()], declared=[*map(str, classes)], positive=positive
     )
@@ -107,6 +109,8 @@ def survey(
     scored = tuple(name for name, one in references.items() if settled.are_scores(one))
     by_class = [label, *predicted, *(one for name, one in references.items() if name not in scored)]
     levels = {column: declared[column] or _levels(one) for column, one in levelled.items()}
+    for column in roles.groups:
+        _refuse_one_group(levelled[column], levels[column])
     notes = [] if classes else [f"classes read from the labels: {', '.join(settled.names)}"]
     notes += [
         f"levels of {name} read from the data: {', '.join(levels[name])}" for name in levels if not declared[name]
@@ -144,25 +148,31 @@ def coded(tables: Sequence[Table], roles: Roles, found: Survey) -> Iterator[Code
         for name, column in by_class.items():
             decided[name] = np.array([*map(found.class_of.__getitem__, part.levels(column))], np.int64)
         yield CodedRows(
-            ids=part.texts(roles.id),
+            ids=part.names(roles.id),
             labels=decided["label"],
             deployed=decided["deployed"],
             references={name: decided[name] for name in roles.references},
             attributes={name: part.levels(name) for name in roles.groups},
             contexts={name: part.levels(name) for name in roles.contexts},
-            clusters=part.complete(roles.cluster, part.texts(roles.cluster)) if roles.cluster else None,
+            clusters=part.names(roles.cluster) if roles.cluster else None,
             scores=scores,
         )
 
 
 def _read(
-    tables: Sequence[Table], id: str, decided: Sequence[Seen], levelled: Mapping[str, Seen], declared: Levels
+    tables: Sequence[Table], roles: Roles, decided: Sequence[Seen], levelled: Mapping[str, Seen], declared: Levels
 ) -> int:
     """Note what stands in the columns of classes and of levels; return the number of rows."""
     hashes: list[NDArray[np.int64]] = []
-    for part in parts_of(tables, [id, *(one.column for one in decided), *levelled]):
-        ids = part.complete(id, part.texts(id))
-        hashes.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
+    spelt: list[NDArray[np.int64]] = []
+    meant: list[NDArray[np.int64]] = []
+    clusters = [] if roles.cluster is None else [roles.cluster]
+    for part in parts_of(tables, [roles.id, *clusters, *(one.column for one in decided), *levelled]):
+        hashes.append(_hashes(same_names(part.names(roles.id))))
+        for column in clusters:
+            different = [*set(part.names(column))]
+            spelt.append(_hashes(different))
+            meant.append(_hashes(same_names(different)))
         for one in decided:
             one.note(part, part.complete(one.column, part.levels(one.column)))
         for column, one in levelled.items():
@@ -171,8 +181,15 @@ def _read(
     rows = sum(map(len, hashes))
     if not rows:
         raise DataError("has a header, but no rows", file=tables[0].file)
-    _refuse_doubled_ids(tables, id, hashes)
+    _refuse_doubled_ids(tables, roles.id, hashes)
+    for column in clusters:
+        if len(np.unique(np.concatenate(spelt))) > len(np.unique(np.concatenate(meant))):
+            _refuse_two_spellings(tables, column)
     return rows
+
+
+def _hashes(texts: Sequence[str]) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, texts), np.int64, len(texts))
 
 
 def _refuse_doubled_ids(tables: Sequence[Table], column: str, hashes: list[NDArray[np.int64]]) -> None:
@@ -182,19 +199,43 @@ def _refuse_doubled_ids(tables: Sequence[Table], column: str, hashes: list[NDArr
     suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     if not suspects:
         return
-    places: dict[str, list[tuple[Table, int]]] = {}
+    places: dict[str, list[tuple[Table, int, str]]] = {}
     for part in parts_of(tables, [column]):
-        for at, text in enumerate(part.texts(column)):
-            if hash(text) in suspects:
-                places.setdefault(text, []).append((part.table, part.start + at))
-    doubled = [(text, rows) for text, rows in places.items() if len(rows) > 1]
+        names = part.names(column)
+        for at, (text, same) in enumerate(zip(names, same_names(names), strict=True)):
+            if hash(same) in suspects:
+                places.setdefault(same, []).append((part.table, part.start + at, text))
+    doubled = [rows for rows in places.values() if len(rows) > 1]
     if doubled:
-        text, ((first, row), (table, again), *_) = doubled[0]
-        count = sum(len(rows) - 1 for _, rows in doubled)
+        (first, row, other), (table, again, text), *_ = doubled[0]
+        count = sum(len(rows) - 1 for rows in doubled)
+        spelt = "" if text == other else f" as '{other}'"
         more = f"; {count} rows repeat an id" if count > 1 else ""
         raise table.error(
-            f"column '{column}': '{text}' stands at {first.place(row)} already{more}: each row needs an id of its own",
+            f"column '{column}': '{text}' stands at {first.place(row)} already{spelt}{more}: "
+            "each row needs an id of its own",
             again,
+        )
+
+
+def _refuse_two_spellings(tables: Sequence[Table], column: str) -> None:
+    first: dict[str, str] = {}
+    for part in parts_of(tables, [column]):
+        names = part.names(column)
+        for at, (text, same) in enumerate(zip(names, same_names(names), strict=True)):
+            if first.setdefault(same, text) != text:
+                raise part.error(
+                    at, f"column '{column}': '{text}' is written '{first[same]}' elsewhere: write each cluster one way"
+                )
+
+
+def _refuse_one_group(one: Seen, levels: tuple[str, ...]) -> None:
+    if len(levels) == 1:
+        (level,) = levels
+        raise one.error(
+            level,
+            f"only '{level}' stands here, so there is no other group to compare with: declare all levels, as in "
+            f"{one.column}={level}|OTHER, or leave the column out",
         )
 
 

@@ -200,6 +200,8 @@ def _in_memory(data: Any) -> Table:
 def _column(name: str, values: Any) -> Values:
     if isinstance(values, list | tuple | range):
         return values
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.where(np.ma.getmaskarray(values), np.array(None), values.data)
     array: Any = np.asarray(values)
     if array.ndim != 1:
         raise DataError(f"column '{name}' has the shape {list(array.shape)}: expected one value per row")

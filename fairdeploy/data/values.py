@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fairdeploy.data.spelling import hidden_character, without_decimals
 from fairdeploy.data.tables import Chunk, Table, Values
 from fairdeploy.errors import DataError
 
@@ -38,7 +40,8 @@ class Part:
         Raises
         ------
         DataError
-            If a value is neither text nor a number, or is longer than `MOST_CHARACTERS`.
+            If a value is neither text nor a number, holds a character that nobody sees, or is longer than
+            `MOST_CHARACTERS`.
         """
         values = self.chunk[column]
         kinds = set(map(type, values))
@@ -54,6 +57,12 @@ class Part:
                     kind = type(value).__name__
                     raise self.error(at, f"column '{column}' holds a {kind}: turn it into text or numbers")
                 texts.append(text)
+        hidden = hidden_character(texts)
+        if hidden is not None:
+            raise self.error(
+                next(at for at, text in enumerate(texts) if hidden in text),
+                f"column '{column}' holds the invisible character U+{ord(hidden):04X}: remove it",
+            )
         longest = max(map(len, texts), default=0)
         if longest > MOST_CHARACTERS:
             raise self.error(
@@ -78,6 +87,16 @@ class Part:
         if "" in texts:
             raise self.error(texts.index(""), f"column '{column}' is empty: every row needs a value here")
         return texts
+
+    def names(self, column: str) -> list[str]:
+        """Return a column's ids or clusters, none of which may be missing; 1.0 is 1.
+
+        Raises
+        ------
+        DataError
+            At the first that is missing; besides, as `texts`.
+        """
+        return [*map(without_decimals, self.complete(column, self.texts(column)))]
 
     def scores(self, column: str) -> NDArray[np.float64]:
         """Return a column's probabilities [rows].
@@ -110,18 +129,21 @@ def parts_of(tables: Sequence[Table], columns: Sequence[str]) -> Iterator[Part]:
 
 @dataclass
 class Seen:
-    """The different texts of one column, each with the row where it stood first.
+    """The different texts of one column, each with the row where it stood first and the number of its rows.
 
     Beyond `MOST_DIFFERENT` it is `crowded` and notes no more.
     """
 
     column: str
     first: dict[str, tuple[Table, int]] = field(default_factory=dict)
+    rows: Counter[str] = field(default_factory=Counter)
 
     def note(self, part: Part, texts: list[str]) -> None:
         """Note the texts of some rows."""
         if not self.crowded:
-            for text in sorted(set(texts) - self.first.keys()):
+            counts = Counter(texts)
+            self.rows += counts
+            for text in sorted(counts.keys() - self.first.keys()):
                 self.first[text] = part.table, part.start + texts.index(text)
 
     @property
