@@ -15,6 +15,7 @@ from fairdeploy.gates.records import (
     Condition,
     Gates,
     Rule,
+    bounds_of,
     conditions_of,
     is_binary,
     needs_reference,
@@ -180,18 +181,30 @@ def _check_groups(document: Document, path: KeyPath, metric: str, entry: dict[st
 
 
 def _bound(document: Document, path: KeyPath, metric: str, condition: Condition, value: Any) -> float:
-    if not _is_number(value) or not math.isfinite(value):
-        raise document.error(f"'{condition}' is {value!r}: give a finite number", path)
-    fraction = metric not in SIZES and not metric.startswith("latency_") and condition != "max_ratio"
-    if fraction and not 0 < value < 1:
+    bound = _as_float(value)
+    if bound is None or not math.isfinite(bound):
+        raise document.error(f"'{condition}' is {repr(value) if bound is None else bound}: give a finite number", path)
+    least, most = bounds_of(metric, condition)
+    if most < 1 and not 0 < bound < 1:
         raise document.error(
             f"'{condition}' is {value}: give a fraction above 0 and below 1, as 0.01 for one point; "
             "others can never pass or never fail",
             path,
         )
-    if value <= 0:
+    if bound <= 0:
         raise document.error(f"'{condition}' is {value}: give a number above 0", path)
-    return float(value)
+    if not least <= bound <= most:
+        why = f"give one from {least} to {most}; others can never pass or never fail"
+        raise document.error(f"'{condition}' is {value}: {why}", path)
+    return bound
+
+
+def _as_float(value: Any) -> float | None:
+    """Return a number as float, a whole one that is too large for that as infinity; None for what is no number."""
+    try:
+        return float(value) if _is_number(value) else None
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _is_number(value: Any) -> bool:

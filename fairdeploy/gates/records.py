@@ -6,12 +6,13 @@ import re
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from fairdeploy.evidence.metrics import FLIPS, GAPS, RATES
 from fairdeploy.evidence.records import Group, Level, Reference
 from fairdeploy.evidence.scores import SCORES
 from fairdeploy.evidence.statistics import STATISTICS, load, names
+from fairdeploy.gates.visible import name_of_a_person, reason_in_words
 from fairdeploy.records import Record
 
 Status = Literal["pass", "fail", "inconclusive", "undefined", "waived"]
@@ -24,6 +25,9 @@ EXCESS = "_excess_drop"
 EVERYONE = "everyone"
 LATENCY = re.compile(r"latency_p([1-9][0-9]?)_ms")
 SIZES: dict[str, Unit] = {"size_mb": "MB", "peak_memory_mb": "MiB"}
+LEAST_BOUND = 1e-9
+LARGEST_RATIO = 1000.0
+LARGEST_AMOUNT = 1e9  # ms, MB or MiB
 PLAIN_WORDS = {
     **{metric.name: metric.words for family in (RATES, GAPS, FLIPS, STATISTICS, SCORES) for metric in family.values()},
     **{f"{metric.name}{EXCESS}": f"excess drop of {metric.words}" for metric in RATES.values()},
@@ -56,6 +60,13 @@ def needs_reference(metric: str, condition: str) -> bool:
     return condition in CHANGES or metric in FLIPS or metric.endswith(EXCESS)
 
 
+def bounds_of(metric: str, condition: str) -> tuple[float, float]:
+    """Return the least and the largest bound that evidence could reach: beyond, nothing passes or nothing fails."""
+    if condition == "max_ratio":
+        return LEAST_BOUND, LARGEST_RATIO
+    return LEAST_BOUND, LARGEST_AMOUNT if metric in SIZES or LATENCY.fullmatch(metric) else 1 - LEAST_BOUND
+
+
 def is_binary(metric: str) -> bool:
     """Whether a metric needs two classes, so that `class` must be said where there are more."""
     of = metric.removesuffix(EXCESS)
@@ -79,14 +90,14 @@ class Rule(Record):
 
     metric: str
     condition: Condition
-    bound: float
+    bound: float = Field(strict=True)
     against: Reference | None = None
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    confidence: Annotated[float, Field(gt=0.5, lt=1, strict=True)] = 0.95
     level: Level | None = None
-    required: bool = True
+    required: bool = Field(default=True, strict=True)
     within: str | None = None
     of_class: str | None = None
-    intersections: bool = False
+    intersections: bool = Field(default=False, strict=True)
     where: str = ""
 
     @property
@@ -143,8 +154,11 @@ class Rule(Record):
             raise ValueError(f"{self.metric} takes {conditions_of(self.metric)}, not {self.condition}")
         if needs_reference(self.metric, self.condition) != (self.against is not None):
             raise ValueError(f"{self.name}: changes, and only they, say against which reference")
-        if self.bound <= 0 or (self.bound >= 1 and (self.unit == "rate" or self.at_least)):
-            raise ValueError(f"{self.name}: a bound of {self.bound} can never pass or never fail")
+        least, most = bounds_of(self.metric, self.condition)
+        if not least <= self.bound <= most:
+            raise ValueError(
+                f"{self.name}: a bound of {self.bound} can never pass or never fail: give one from {least} to {most}"
+            )
         if not self.is_fairness and (self.within or self.of_class or self.intersections):
             raise ValueError(f"{self.name}: has no groups, so no context, class or intersections either")
         if self.metric in SCORES and (self.within or self.of_class):
@@ -166,6 +180,9 @@ def _no_number(value: Any) -> Any:
     return value
 
 
+_STRIPPED = StringConstraints(strip_whitespace=True)
+
+
 class Waiver(Record):
     """A named person's acceptance of one named cell until a date; never more than that cell.
 
@@ -178,8 +195,8 @@ class Waiver(Record):
     bound: float = Field(strict=True)
     group: Group
     context: Group = {}
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=10)]
-    approver: Annotated[str, StringConstraints(strip_whitespace=True, min_length=3)]
+    reason: Annotated[str, _STRIPPED, AfterValidator(reason_in_words)]
+    approver: Annotated[str, _STRIPPED, AfterValidator(name_of_a_person)]
     expires: Annotated[date, BeforeValidator(_no_number)]
 
 

@@ -14,6 +14,8 @@ from fairdeploy.gates.records import CellVerdict, Gates, Rule, Status, Verdict, 
 from fairdeploy.gates.summary import overall, summary
 from fairdeploy.gates.waivers import waive, waiver_sentences
 
+MOST_ROWS = 2**53 - 1  # the largest whole number that canonical JSON can write
+
 
 def gate(evidence: Evidence, gates: Gates, *, waivers: Sequence[Waiver] = (), today: date | None = None) -> Verdict:
     """Decide every cell of every rule, and the target.
@@ -119,7 +121,7 @@ def cell_verdict(rule: Rule, found: Finding, level: Level | None) -> CellVerdict
         method=found.method,
         confidence=rule.confidence,
         reason=reason,
-        rows_needed=found.rows_needed,
+        rows_needed=None if found.rows_needed is None else min(found.rows_needed, MOST_ROWS),
         forecast=forecast,
         required=rule.required,
         where=rule.where,

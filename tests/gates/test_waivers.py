@@ -1,6 +1,8 @@
+import json
 from datetime import date
 
 import pytest
+from pydantic import ValidationError
 
 from fairdeploy import yamlfile
 from fairdeploy.errors import ConfigError, ExitCode
@@ -145,10 +147,10 @@ def test_waivers_are_read_with_the_date_quoted_or_not(tmp_path, day):
     ("old", "new", "place", "says"),
     [
         ("    approver: R. Officer\n", "", "2:5", "lacks the key 'approver'"),
-        ("R. Officer", "''", "7:5", "at least 3 characters"),
-        ("R. Officer", "'   '", "7:5", "at least 3 characters"),
+        ("R. Officer", "''", "7:5", "at least 3 letters"),
+        ("R. Officer", "'   '", "7:5", "at least 3 letters"),
         ("    reason: b is retrained in the next release\n", "", "2:5", "lacks the key 'reason'"),
-        ("b is retrained in the next release", "ok", "6:5", "at least 10 characters"),
+        ("b is retrained in the next release", "ok", "6:5", "at least 10 visible characters"),
         ("2026-06-30", "20260630", "8:5", "write a date"),
         ("2026-06-30", "never", "8:5", "date"),
         ("    expires: 2026-06-30\n", "", "2:5", "lacks the key 'expires'"),
@@ -167,6 +169,41 @@ def test_mistakes_are_refused_with_their_place(tmp_path, old, new, place, says):
     with pytest.raises(ConfigError, match=says) as caught:
         read_gates(file, task="binary-classification")
     assert str(caught.value).startswith(f"{file}:{int(line) + 1}:{column}: ")
+
+
+NOBODY = ["---", "...", "TBD", "tbd.", "N/A", "n / a", "null", "None", "no-body", "\uff34\uff22\uff24", "A. B.", "123"]
+UNSEEN = [
+    "\u200b" * 12,
+    "\u2060" * 12,
+    "\u3164" * 12,
+    "\u2800" * 12,
+    "Ann\u202e Bee with reason",
+    "Ann\x07 Bee with reason",
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "says"),
+    [
+        *(("approver", text, "names nobody") for text in NOBODY),
+        *((key, text, "cannot be seen") for key in ("approver", "reason") for text in UNSEEN),
+        ("reason", "o k   o k   o k", "10 visible characters"),
+        ("reason", "a\u0301\u0301\u0301\u0301\u0301\u0301\u0301\u0301\u0301\u0301", "10 visible characters"),
+    ],
+)
+def test_an_approver_is_somebody_and_a_reason_can_be_read(tmp_path, key, text, says):
+    given = {**WAIVER.model_dump(mode="json"), key: text}
+    with pytest.raises(ValidationError, match=says):
+        Waiver(**given)
+    file = tmp_path / "gates.yaml"
+    file.write_text(json.dumps({"accuracy": {"min": 0.9}, "waivers": [given]}))
+    with pytest.raises(ConfigError, match=f"'waivers.0.{key}': .*{says}"):
+        read_gates(file, task="binary-classification")
+
+
+@pytest.mark.parametrize("name", ["R. Officer", "Zoë", "김민수", "Nguyễn Văn A", "O'Neil-Smith, CRO"])
+def test_names_of_any_script_are_names(name):
+    assert Waiver(**{**WAIVER.model_dump(), "approver": name}).approver == name
 
 
 def test_a_gates_file_holds_metrics_waivers_and_what_holds_over_all_targets(tmp_path):
