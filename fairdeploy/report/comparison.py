@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fairdeploy.bundle import Bundle
+from fairdeploy.bundle import Bundle, JudgedBundle
 from fairdeploy.evidence.records import EvidenceRecord, Group
 from fairdeploy.gates import Status
+from fairdeploy.judgement import NO_REFERENCE
 from fairdeploy.report import words
 from fairdeploy.report.find import find_change, find_rate, group_key
 
@@ -49,9 +50,11 @@ def compare(bundles: Sequence[Bundle]) -> list[Row]:
     for attribute in gaps:
         name = attribute.replace("_", " ")
         rows.append(row("equalized odds difference, points", name, lambda e, a=attribute: _gap(e, a)))  # type: ignore[misc]
-    for group in [{}, *groups]:
-        name = words.group_name(group)
-        rows.append(row("right answers lost, gained against compact", name, lambda e, g=group: _flips(e, g)))  # type: ignore[misc]
+    for against in dict.fromkeys(filter(None, map(_reference, bundles))):
+        section = f"right answers lost, gained against {against}"
+        for group in [{}, *groups]:
+            values = tuple(_flips(bundle, against, group) for bundle in bundles)
+            rows.append(Row(section, words.group_name(group), values))
     for percentile in ("p50", "p90"):
         rows.append(row("latency", percentile, lambda e, p=percentile: _latency(e, p)))  # type: ignore[misc]
     rows.append(row("", "size", lambda e: (words.size(e.size_bytes), "")))
@@ -120,9 +123,21 @@ def _gap(evidence: EvidenceRecord, attribute: str) -> Value:
     return (words.rate(found.value), words.span(found.interval) if found.interval else "")
 
 
-def _flips(evidence: EvidenceRecord, group: Group) -> Value:
-    found = find_change(evidence, "accuracy", "compact", group)
-    if found is None:
+def _reference(bundle: Bundle) -> str | None:
+    """Return what changes are shown against: compact, so that compiling alone made them, else the first."""
+    given = _references(bundle)
+    return "compact" if "compact" in given else next(iter(given), None)
+
+
+def _references(bundle: Bundle) -> list[str]:
+    if isinstance(bundle, JudgedBundle) and NO_REFERENCE in bundle.predictions.references.values():
+        return []
+    return [change.against for change in bundle.evidence.changes]
+
+
+def _flips(bundle: Bundle, against: str, group: Group) -> Value:
+    found = find_change(bundle.evidence, "accuracy", against, group)
+    if found is None or against not in _references(bundle):
         return (words.NONE, "")
     return (
         f"{words.MINUS if found.lost else ''}{words.count(found.lost)}, +{words.count(found.gained)}",

@@ -192,3 +192,22 @@ def test_a_reader_that_goes_away_changes_no_exit_code(rows: Path, gates: Path) -
     command = f"{sys.executable} -m fairdeploy judge {rows} --groups sex --reference old --gates {gates}"
     done = subprocess.run(["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"], capture_output=True)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_bundles_are_compared_against_the_reference_that_they_have(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    frame = pd.read_csv(rows)
+    with_reference, without = tmp_path / "with", tmp_path / "without"
+    main(["judge", str(rows), "--groups", "sex", "--reference", "old", "--out", str(with_reference)])
+    main(["judge", str(rows), "--groups", "sex", "--out", str(without)])
+    capsys.readouterr()
+    main(["compare", str(with_reference)])
+    told = capsys.readouterr().out
+    lost = ((frame.old == frame.label) & (frame.prediction != frame.label)).sum()
+    assert "gained against reference" in told
+    assert "compact" not in told
+    assert f"−{lost}, +0" in told
+    main(["compare", str(without)])
+    assert "gained against" not in capsys.readouterr().out

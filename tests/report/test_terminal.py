@@ -149,3 +149,18 @@ def test_comparison_json_holds_the_numbers_of_the_records(kiosk: Build) -> None:
         assert one["changes"] == known
     assert plain["targets"][3]["failure"]
     assert plain["targets"][2]["latency"] is None
+
+
+def test_comparison_names_the_reference_that_each_bundle_has(make_bundle: Callable[..., TargetBundle]) -> None:
+    built = make_bundle(end="harsh")
+    changes = [
+        one.model_copy(update={"against": "reference"}) for one in built.evidence.changes if one.against == "dense"
+    ]
+    judged = replace(built, evidence=built.evidence.model_copy(update={"changes": tuple(changes)}))
+    lost = next(one for one in changes if (one.metric, one.group, one.context) == ("accuracy", {}, {}))
+    alone = printed(lambda console: print_comparison([judged], console))
+    assert "gained against reference" in alone
+    assert "compact" not in alone
+    assert f"−{lost.lost}, +{lost.gained}" in alone
+    both = printed(lambda console: print_comparison([built, judged], console), width=140)
+    assert both.index("gained against compact") < both.index("gained against reference")
