@@ -82,13 +82,17 @@ def _rule(rule: Rule, evidence: Sequence[Evidence], absent: Sequence[str]) -> li
 
 
 def _worst(rule: Rule, evidence: Sequence[Evidence]) -> list[CellVerdict]:
-    """Return each cell as it stands on the target where it is worst; that target is named once, in the reason."""
+    """Return each cell as it stands on the target where it is worst; that target is named once, in the reason.
+
+    Where nothing is known of a target, that is a cell of its own: neither another's fail nor a waiver of it hides it.
+    """
     worst: dict[str, CellVerdict] = {}
     for one in evidence:
         for cell in judged_cells(one, Gates(rules=(rule,))):
             reason = f"On {one.record.target}, {cell.reason[0].lower()}{cell.reason[1:]}"
             cell = cell.model_copy(update={"reason": reason, "target": one.record.target})
-            key = digest([cell.group, cell.context])
+            unknown = cell.value is None and cell.status == "inconclusive"
+            key = digest([cell.group, cell.context, cell.target if unknown else None])
             if key not in worst or _badness(cell) > _badness(worst[key]):
                 worst[key] = cell
     return list(worst.values())

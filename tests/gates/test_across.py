@@ -72,6 +72,27 @@ def test_a_target_that_crashed_or_was_not_built_is_no_target_that_passed():
         decide(DROP)
 
 
+def test_a_crash_stays_beside_another_targets_fail_and_no_waiver_covers_it():
+    crashed = [evidence(name, BAD, failure="it crashed") for name in ("dead", "gone")]
+    found = [evidence("one", BAD), crashed[0], crashed[1]]
+    cells = decide(DROP, *found).cells
+    assert [(cell.status, cell.target) for cell in cells if not cell.group] == [
+        ("fail", "one"), ("inconclusive", "dead"), ("inconclusive", "gone")
+    ]  # fmt: skip
+    waivers = [
+        Waiver(
+            target="*", rule=DROP.name, bound=DROP.bound, group=group, reason="accepted on one alone",
+            approver="R. Officer", expires=date(2026, 6, 30),
+        )
+        for group in ({}, {"g": "b"})
+    ]  # fmt: skip
+    assert decide(DROP, found[0], waivers=waivers, today=date(2026, 6, 1)).status == "waived"
+    for order in (found, found[::-1]):
+        verdict = decide(DROP, *order, waivers=waivers, today=date(2026, 6, 1))
+        assert verdict.status == "inconclusive"
+        assert {cell.target for cell in verdict.cells if cell.status == "inconclusive"} == {"dead", "gone"}
+
+
 def test_the_lowest_level_counts():
     verdict = decide(SPREAD, evidence("one", GOOD), evidence("other", GOOD, level="simulated"))
     assert verdict.status == "inconclusive"
@@ -141,7 +162,7 @@ def test_a_spread_is_no_rule_of_one_target():
 
 def test_a_cell_over_all_targets_may_be_waived_by_name():
     two = evidence("one", GOOD), evidence("other", BAD)
-    names = {"target": "*", "rule": DROP.name, "bound": 0.02, "reason": "accepted for the pilot", "approver": "R. O."}
+    names = {"target": "*", "rule": DROP.name, "bound": 0.02, "reason": "accepted for the pilot", "approver": "R. Of."}
     waivers = [Waiver(group=group, expires=date(2026, 12, 31), **names) for group in ({}, {"g": "b"})]
     assert decide(DROP, *two, waivers=waivers, today=date(2026, 6, 1)).status == "waived"
     assert decide(DROP, *two, waivers=waivers[:1], today=date(2026, 6, 1)).status == "fail"
