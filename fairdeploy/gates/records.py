@@ -19,6 +19,7 @@ Status = Literal["pass", "fail", "inconclusive", "undefined", "waived"]
 Condition = Literal["min", "max", "max_drop", "max_increase", "max_ratio", "max_spread"]
 Unit = Literal["rate", "ratio", "ms", "MB", "MiB"]
 Kind = Literal["fairness", "latency", "size"]
+Effect = Literal["waives", "expired", "unneeded", "unmatched"]
 
 CHANGES: tuple[Condition, ...] = ("max_drop", "max_increase", "max_ratio")
 EXCESS = "_excess_drop"
@@ -201,11 +202,12 @@ class Waiver(Record):
 
 
 class WaiverUse(Record):
-    """What became of a waiver; `note` says why."""
+    """What became of a waiver on the day it was held against; `note` says why."""
 
     waiver: Waiver
-    effect: Literal["waives", "expired", "unneeded", "unmatched"]
+    effect: Effect
     note: str
+    judged_on: date
 
 
 class CellVerdict(Record):

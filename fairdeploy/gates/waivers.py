@@ -7,7 +7,7 @@ from datetime import date
 
 from fairdeploy.errors import ConfigError
 from fairdeploy.gates.finding import named
-from fairdeploy.gates.records import CellVerdict, Waiver, WaiverUse
+from fairdeploy.gates.records import CellVerdict, Effect, Waiver, WaiverUse
 from fairdeploy.yamlfile import nearest
 
 
@@ -24,7 +24,9 @@ def waive(
     ConfigError
         If there are waivers but no date to hold them against, or two for one cell.
     """
-    if waivers and today is None:
+    if not waivers:
+        return tuple(cells), ()
+    if today is None:
         raise ConfigError("waivers expire: say the date that they are held against")
     uses = tuple(_use(waiver, cells, target, today) for waiver in waivers)
     valid = [use.waiver for use in uses if use.effect == "waives"]
@@ -38,18 +40,22 @@ def waive(
     return tuple(waived), uses
 
 
-def _use(waiver: Waiver, cells: Sequence[CellVerdict], target: str, today: date | None) -> WaiverUse:
+def _use(waiver: Waiver, cells: Sequence[CellVerdict], target: str, today: date) -> WaiverUse:
+    effect, note = _effect(waiver, cells, target, today)
+    return WaiverUse(waiver=waiver, effect=effect, note=note, judged_on=today)
+
+
+def _effect(waiver: Waiver, cells: Sequence[CellVerdict], target: str, today: date) -> tuple[Effect, str]:
     matching = [cell for cell in cells if _covers(waiver, cell)]
     if waiver.target != target:
-        return WaiverUse(waiver=waiver, effect="unmatched", note=f"it is for the target {waiver.target}")
-    if today is not None and today > waiver.expires:
-        return WaiverUse(waiver=waiver, effect="expired", note=f"it expired on {waiver.expires}")
+        return "unmatched", f"it is for the target {waiver.target}"
+    if today > waiver.expires:
+        return "expired", f"it expired on {waiver.expires}"
     if not matching:
-        return WaiverUse(waiver=waiver, effect="unmatched", note=_why_unmatched(waiver, cells))
+        return "unmatched", _why_unmatched(waiver, cells)
     if any(_blocks(cell) for cell in matching):
-        until = f"accepted by {waiver.approver} until {waiver.expires}: {waiver.reason}"
-        return WaiverUse(waiver=waiver, effect="waives", note=until)
-    return WaiverUse(waiver=waiver, effect="unneeded", note=_why_unneeded(matching[0]))
+        return "waives", f"accepted by {waiver.approver} until {waiver.expires}: {waiver.reason}"
+    return "unneeded", _why_unneeded(matching[0])
 
 
 def _covers(waiver: Waiver, cell: CellVerdict | Waiver) -> bool:
@@ -81,10 +87,10 @@ def _why_unmatched(waiver: Waiver, cells: Sequence[CellVerdict]) -> str:
 
 
 def waiver_sentences(uses: Sequence[WaiverUse]) -> list[str]:
-    """Say what was waived, by whom and until when, and which waivers have no effect."""
+    """Say what was waived, by whom and until when, which waivers have no effect, and the day they were held against."""
     said = []
     for use in uses:
         what = f"{use.waiver.rule} of {named(use.waiver.group, use.waiver.context)}"
         waives = use.effect == "waives"
         said.append(f"Waived: {what}, {use.note}." if waives else f"The waiver for {what} has no effect: {use.note}.")
-    return said
+    return [*said, *(f"Waivers were held against {use.judged_on}." for use in uses[:1])]

@@ -121,8 +121,15 @@ def test_two_waivers_for_one_cell_and_waivers_without_a_date_are_refused(harmed)
         decide(harmed, WAIVER, today=None)
 
 
-def test_the_same_waivers_give_the_same_bytes_on_another_day(harmed):
-    assert decide(harmed, WAIVER).digest == decide(harmed, WAIVER, today=date(2026, 6, 2)).digest
+def test_a_verdict_with_waivers_says_on_which_day_it_was_judged(harmed):
+    late = other(group={"g": "c"}, expires=date(2026, 1, 1))
+    verdict, again = (decide(harmed, WAIVER, late, today=today) for today in (TODAY, date(2026, 6, 2)))
+    assert [use.judged_on for use in verdict.waivers] == [TODAY, TODAY]
+    assert verdict.sentence.endswith("Waivers were held against 2026-06-01.")
+    assert again.sentence.endswith("Waivers were held against 2026-06-02.")
+    assert verdict.cells == again.cells
+    assert decide(harmed, WAIVER, late).digest == verdict.digest != again.digest
+    assert decide(harmed, today=TODAY).digest == decide(harmed, today=None).digest
 
 
 ONE = """waivers:
