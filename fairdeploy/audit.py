@@ -44,7 +44,7 @@ def audit(folder: Path, gates: Path, *, today: date) -> list[Verdict]:
     folder : Path
         A target's bundle, a build's folder, or what ``fairdeploy judge --out`` wrote.
     gates : Path
-        A gates file; with the bundle's own gates.json the vendor's sealed waivers count, too.
+        A gates file; only with the bundle's own gates.json the vendor's sealed waivers count, too.
     today : date
         What waivers are held against.
 
@@ -66,7 +66,7 @@ def audit(folder: Path, gates: Path, *, today: date) -> list[Verdict]:
         asked = _asked(one.bundle, gates)
         others = {other.bundle.manifest.target for other in audited} - {one.bundle.manifest.target}
         waivers = [waiver for waiver in asked.waivers if waiver.target not in others | {"*"}]
-        if asked.gates.digest == one.bundle.gates.digest:
+        if _are_sealed(gates, audited) and asked.gates.digest == one.bundle.gates.digest:
             waivers += _sealed_waivers(one.bundle.verdict)
         verdicts.append(gate(one.evidence, asked.gates, waivers=waivers, today=today))
     over = _asked(audited[0].bundle, gates)
@@ -81,6 +81,11 @@ def _bundles(folder: Path) -> Sequence[Bundle]:
     if (folder / "build.json").is_file():
         return load_build(folder)[1]
     return [load_bundle(folder)]
+
+
+def _are_sealed(gates: Path, audited: Sequence[_Audited]) -> bool:
+    """Whether the gates file is one of the audited bundles' own, not an auditor's that says the same."""
+    return any(gates.samefile(one.bundle.folder / "gates.json") for one in audited)
 
 
 def _asked(bundle: Bundle, gates: Path) -> GatesFile:
@@ -157,9 +162,7 @@ def _sealed_waivers(verdict: Verdict) -> list[Waiver]:
 
 
 def _sealed_day(verdict: Verdict) -> date | None:
-    """Return a day on which the sealed waivers had the effect that the verdict says: the last before one expired."""
-    lasting = [use.waiver.expires for use in verdict.waivers if use.effect != "expired"]
-    return min(lasting, default=date.max if verdict.waivers else None)
+    return verdict.waivers[0].judged_on if verdict.waivers else None
 
 
 def _differences(sealed: Any, found: Any, at: str = "") -> Iterator[str]:

@@ -101,6 +101,10 @@ class LogEntry(Record):
     reason: str
 
 
+MEASURED = (  # what evidence has of an artifact that was run, and never of predictions that were made elsewhere
+    "level", "artifact_digest", "reference_digests", "identical_to", "failure", "runtime", "realised_precision",
+    "size_bytes", "peak_memory_mb", "latency", "reference_latency", "stages",
+)  # fmt: skip
 LOOK = "evaluate"  # station of those entries of the decision log that are looks at the evaluate split
 
 
@@ -230,7 +234,7 @@ def load_bundle(folder: Path) -> TargetBundle | JudgedBundle:
     ConfigError
         If the folder is no bundle.
     IntegrityError
-        If files are missing, were added or changed; all of them are named.
+        If files are missing, were added or changed, all of them named; or its records do not belong together.
     """
     if not (folder / "manifest.json").is_file():
         raise ConfigError("no manifest.json here: give the folder of one target's bundle", file=folder)
@@ -266,6 +270,12 @@ def load_bundle(folder: Path) -> TargetBundle | JudgedBundle:
         raise IntegrityError(f"{folder}: the verdict was made for other evidence or other gates")
     if evidence.spec_digest != spec_digest:
         raise IntegrityError(f"{folder}: the evidence was made for another model spec")
+    claimed = [name for name in MEASURED if getattr(evidence, name) not in (None, (), {})]
+    if isinstance(bundle, JudgedBundle) and claimed:
+        raise IntegrityError(
+            f"{folder}: its predictions were made elsewhere, so nothing was run here, but its evidence has "
+            f"{', '.join(claimed)}"
+        )
     return bundle
 
 

@@ -1,6 +1,7 @@
 """An auditor's road, over bundles of predictions that were made elsewhere."""
 
 import json
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pytest
 
 import fairdeploy
 from fairdeploy.audit import audit
+from fairdeploy.bundle import load_bundle, load_evidence
 from fairdeploy.cli import main
 from fairdeploy.errors import ConfigError, IntegrityError
+from fairdeploy.evidence.records import EvidenceRecord, Latency, Stage
+from fairdeploy.gates import gate
 from fairdeploy.records import file_digest
 
 GATES = "true_positive_rate: {max_drop: 0.02}\naccuracy: {min: 0.7}\nequalized_odds_difference: {max: 0.2}\n"
@@ -83,6 +87,57 @@ def test_an_auditors_waiver_counts_until_it_expires(vendor, tmp_path):
     assert [main([*command, day]) for day in ("2026-06-01", "2026-07-01", "June")] == [0, 1, 2]
 
 
+WAIVED = "accuracy: {min: 0.95}\nwaivers:\n" + "".join(
+    f"- {{target: predictions, rule: accuracy.min, bound: 0.95, group: {group}, reason: known since spring, "
+    "approver: R. Officer, expires: 2026-06-30}\n"
+    for group in ("{}", "{sex: f}", "{sex: m}")
+)
+
+
+@pytest.fixture
+def waived(tmp_path, rows):
+    """A bundle that was sealed with its vendor's waivers."""
+    gates = tmp_path / "vendor.yaml"
+    gates.write_text(WAIVED)
+    found = fairdeploy.judge(rows, groups=["sex"], gates=gates, today=TODAY)
+    assert found.verdict.status == "waived"
+    found.save(tmp_path / "waived")
+    return tmp_path / "waived"
+
+
+def test_the_vendors_waivers_count_under_its_own_gates_only(waived, tmp_path):
+    sealed = waived / "gates.json"
+    assert audit(waived, sealed, today=TODAY)[0].status == "waived"
+    assert audit(waived, sealed, today=date(2026, 7, 1))[0].status == "fail"
+    copied = tmp_path / "gates.json"
+    copied.write_bytes(sealed.read_bytes())
+    vendors = tmp_path / "vendor.yaml"
+    vendors.write_text(WAIVED.partition("waivers:")[0])
+    for theirs in (copied, vendors):
+        (verdict,) = audit(waived, theirs, today=TODAY)
+        assert (verdict.status, verdict.waivers) == ("fail", ())
+
+
+def test_a_waiver_that_was_revived_by_the_date_leaves_a_trace(waived, tmp_path, capsys):
+    """Long after its expiry, with --today before it: the verdict, the terminal and the report say the day."""
+    out = tmp_path / "verdict.json"
+    command = ["gate", "--bundle", str(waived), "--gates", str(waived / "gates.json"), "--today", "2020-01-01"]
+    assert main([*command, "--out", str(out)]) == 0
+    assert "Waivers were held against 2020-01-01." in " ".join(capsys.readouterr().out.split())
+    assert {use["judged_on"] for use in json.loads(out.read_text())["waivers"]} == {"2020-01-01"}
+    assert main(["report", str(waived), "--format", "markdown"]) == 0
+    assert "Waivers were held against 2026-06-01." in capsys.readouterr().out
+
+
+def test_another_day_than_the_sealed_one_does_not_follow(waived):
+    def later(plain):
+        plain["waivers"][1]["judged_on"] = "2026-06-02"
+
+    reseal(waived, "verdict.json", later)
+    with pytest.raises(IntegrityError, match="the verdict does not follow"):
+        audit(waived, waived / "gates.json", today=TODAY)
+
+
 def _raise(plain):
     plain["rates"][0]["value"] = 0.99
 
@@ -105,13 +160,39 @@ def _gain(plain):
 )
 def test_a_number_that_does_not_follow_from_the_tallies_is_named(vendor, change, said, capsys):
     reseal(vendor, "evidence.json", change)
-    from fairdeploy.evidence.records import EvidenceRecord
-
     digest = EvidenceRecord.load(vendor / "evidence.json").digest
     reseal(vendor, "verdict.json", lambda plain: plain.update(evidence_digest=digest))
     with pytest.raises(IntegrityError, match=said):
         audit(vendor, vendor / "gates.json", today=TODAY)
     assert main(["gate", "--bundle", str(vendor), "--gates", str(vendor / "gates.json")]) == 5
+
+
+TIMED = Latency(runs=1, threads=1, mean_ms=1, percentiles={"p50": 1}, intervals={}, samples_ms=(1,))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("level", "device"), ("identical_to", ("reference",)), ("runtime", {"onnxruntime": "1.20"}), ("size_bytes", 0),
+        ("peak_memory_mb", 0.1), ("artifact_digest", "a" * 64), ("reference_digests", {"reference": "a" * 64}),
+        ("realised_precision", {"int8": 3}), ("failure", "it crashed"), ("latency", TIMED),
+        ("reference_latency", {"reference": TIMED}),
+        ("stages", (Stage(stage="runtime", tally_digest="a" * 64, rates=(), changes=()),)),
+    ],
+)  # fmt: skip
+def test_predictions_that_were_made_elsewhere_claim_no_measurement(vendor, name, value):
+    """The vendor seals the bundle anew, with a verdict that follows from what it claims."""
+    sealed = load_bundle(vendor)
+    evidence = load_evidence(sealed)
+    record = evidence.record.model_copy(update={name: value})
+    verdict = gate(replace(evidence, record=record), sealed.gates)
+    for file, found in (("evidence.json", record), ("verdict.json", verdict)):
+        found.save(vendor / file)
+        reseal(vendor, file, lambda plain: None)
+    with pytest.raises(IntegrityError, match=f"made elsewhere.*{name}"):
+        load_bundle(vendor)
+    with pytest.raises(IntegrityError, match=f"made elsewhere.*{name}"):
+        audit(vendor, vendor / "gates.json", today=TODAY)
 
 
 def test_a_verdict_that_does_not_follow_is_named(vendor):
