@@ -96,7 +96,8 @@ class Part:
         DataError
             At the first that is missing; besides, as `texts`.
         """
-        return [*map(without_decimals, self.complete(column, self.texts(column)))]
+        texts = self.complete(column, self.texts(column))
+        return [*map(without_decimals, texts)] if "." in "".join(texts) else texts
 
     def scores(self, column: str) -> NDArray[np.float64]:
         """Return a column's probabilities [rows].
