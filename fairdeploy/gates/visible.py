@@ -5,8 +5,8 @@ from __future__ import annotations
 import unicodedata
 
 BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800"  # Hangul fillers and the empty Braille pattern: no ink, yet no blanks
-PLACEHOLDERS = ("anonymous", "nobody", "none", "null", "tba", "tbd", "todo", "unknown", "xxx")
-LEAST_LETTERS = 3
+PLACEHOLDERS = ("anonymous", "na", "nobody", "none", "null", "tba", "tbd", "todo", "unknown", "xxx")
+LEAST_LETTERS = 2
 LEAST_CHARACTERS = 10
 
 
@@ -32,7 +32,7 @@ def name_of_a_person(text: str) -> str:
     Raises
     ------
     ValueError
-        If it has fewer than three letters, or is a placeholder such as TBD.
+        If it has fewer than two letters (names in Chinese have two), or is a placeholder such as TBD.
     """
     letters = "".join(one for one in unicodedata.normalize("NFKC", visible(text)) if one.isalpha()).casefold()
     if len(letters) < LEAST_LETTERS or letters in PLACEHOLDERS:
