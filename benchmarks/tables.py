@@ -17,7 +17,11 @@ Row = Mapping[str, Any]
 
 
 def evidence_of(
-    tallies: Mapping[Reference, Tally], *, stages: Mapping[StageName, Tally] | None = None, target: str = "simulated"
+    tallies: Mapping[Reference, Tally],
+    *,
+    stages: Mapping[StageName, Tally] | None = None,
+    target: str = "simulated",
+    identical_to: tuple[Reference, ...] = (),
 ) -> Evidence:
     """Judge predictions that no device made: at no level, with nothing but tallies known."""
     return judge(
@@ -31,6 +35,7 @@ def evidence_of(
         seed=0,
         tallies=tallies,
         stages=stages or {},
+        identical_to=identical_to,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -288,3 +289,12 @@ def test_the_readme_gives_the_margins_that_the_planner_gives() -> None:
     assert all(row.enough for row in rows)
     for words in ("--flips-dense 0.12", "--loss 0.02", "--gap 0.15", "--rate 0.77", "--power 0.95"):
         assert words in text
+
+
+def test_the_families_that_were_measured_before_are_some_of_those_that_judge(splits: dict[str, Split]) -> None:
+    seen = json.loads((KIOSK / "data" / "measured-before.json").read_text())
+    judging = set(splits["evaluate"].rows.clusters.tolist())  # type: ignore[union-attr]
+    assert set(seen) < judging
+    words = f"{len(seen)} of its {len(judging)} families"
+    assert words in (KIOSK / "README.md").read_text()
+    assert f"the other {len(judging) - len(seen)}" in (KIOSK / "README.md").read_text()

@@ -18,7 +18,7 @@ from fairdeploy.errors import DataError
 from kiosk import capture, drawings
 from kiosk.drawings import TONES, Family
 
-# Which family is in which split. Evaluate holds those that nothing had been measured on when it was dealt.
+# Which family is in which split; README.md tells how it was dealt.
 DEAL = Path(__file__).resolve().parent.parent / "data" / "deal.json"
 TRAIN_TONE_SHARES = (0.38, 0.32, 0.20, 0.07, 0.03)
 LIGHTS = ("dim", "medium", "bright")
