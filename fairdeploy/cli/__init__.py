@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import cyclopts
 
 from fairdeploy import __version__
-from fairdeploy.cli.common import complain, devices
+from fairdeploy.cli.common import complain, devices, stdout
 from fairdeploy.devices.base import Device
 from fairdeploy.errors import ExitCode, FairdeployError
 
@@ -60,7 +60,10 @@ def main(argv: Sequence[str] | None = None, *, with_devices: Mapping[str, Device
     code = ExitCode.NOTHING_JUDGED
     with devices(with_devices or {}):
         try:
-            code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value") or ExitCode.DONE
+            code = app(
+                arguments, console=stdout(), exit_on_error=False, print_error=False, result_action="return_value"
+            )
+            code = code or ExitCode.DONE
             sys.stdout.flush()
         except cyclopts.CycloptsError as error:
             complain(str(error))
