@@ -230,6 +230,8 @@ class Deployment:
         run, is_host, simulated = deployed.run, served.place.is_host, served.simulated
         level, reason = evidence_level(target, run.facts, run.runtime, is_host=is_host, simulated=simulated)
         references = self.references.predictions
+        tallies = {name: self.meter.tally(evaluate, one, deployed) for name, one in references.items()}
+        before = {name: one for name, one in stages.items() if name != "runtime"}
         facts: dict[str, Any] = {
             "level": level,
             "level_reason": reason,
@@ -239,11 +241,14 @@ class Deployment:
             "identical_to": tuple(
                 name for name, one in references.items() if self._is(name, one, served.model, deployed)
             ),
-            "tallies": {name: self.meter.tally(evaluate, one, deployed) for name, one in references.items()},
+            "tallies": tallies,
             "scores": {
                 name: self.meter.scores(evaluate, one) for name, one in {"deployed": deployed, **references}.items()
             },
-            "stages": {name: self.meter.tally(evaluate, references["dense"], one) for name, one in stages.items()},
+            "stages": {
+                **{name: self.meter.tally(evaluate, references["dense"], one) for name, one in before.items()},
+                "runtime": tallies["dense"],
+            },
         }
         if not simulated:
             facts |= self._latencies(target, served.model, served.place)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
@@ -26,6 +25,7 @@ from fairdeploy.explain.records import Asked, Flip, Share, Trace
 from fairdeploy.line import STATE
 from fairdeploy.records import write_atomic
 from fairdeploy.report import words
+from fairdeploy.report.html import environment
 from fairdeploy.workflow import BUILDS
 
 LEAST_SIDE = 8  # smaller inputs are no pictures
@@ -208,16 +208,9 @@ def render_page(found: Explained) -> str:
     one = found.explanation
     at = {str(name): row for row, name in enumerate(found.evaluate.rows.ids.tolist())}
     traces = [*(flip.trace for flip in one.flips), *([one.asked.trace] if one.asked else [])]
-    environment = Environment(
-        loader=PackageLoader("fairdeploy.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("explanation.html.j2").render(
+    template = environment().get_template("explanation.html.j2")
+    return template.render(
         one=one,
-        w=words,
         title=cell_title(one),
         about=ABOUT,
         pictures={trace.id: pictures(found.evaluate, at[trace.id]) for trace in traces},

@@ -31,7 +31,7 @@ def render_html(source: Source, *, flags: str = "") -> str:
     views = [view.across_view(source.across)] if source.across else []
     views += [view.target_view(bundle, flags=flags) for bundle in ordered]
     by_status = [(one, [_name(v) for v in views if v.status == one]) for one in words.WORST_FIRST]
-    return _environment().get_template("report.html.j2").render(
+    return environment().get_template("report.html.j2").render(
         title=source.title,
         build=build,
         notes=[words.full_stop(note) for note in source.notes],
@@ -77,13 +77,14 @@ def write_html(folder: Path, *, flags: str = "") -> Path:
     return path
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Return what every page is rendered with: all text escaped, a missing name an error, `words` as ``w``."""
+    made = Environment(
         loader=PackageLoader("fairdeploy.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["w"] = words
-    return environment
+    made.globals["w"] = words
+    return made
