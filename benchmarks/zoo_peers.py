@@ -1,0 +1,93 @@
+"""Torch-Pruning on one network: half of every group's channels, no settings of its own for the model."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+RATIO = 0.5
+CLASSES = 1000
+
+
+def torch_pruning(model: nn.Module, example: Tensor, rows: Tensor) -> dict[str, Any]:
+    """Prune a copy and say whether it ran, whether the result runs, and whether it equals the masked model.
+
+    The masked model has zeros where the pruned one has no entry any more. Which entries those are is read from a second
+    run, with the same random importance, on a network whose parameters hold their own positions.
+
+    Returns
+    -------
+    dict
+        ``prune`` and ``forward`` ("yes" or the error), ``removed`` (share of the parameters), ``groups`` (that it
+        can prune one by one), ``seconds``, and two relative differences in float64: ``difference`` to the network
+        with zeros in every parameter, ``difference_to_rows`` to the one whose weights alone have zero rows, as a
+        mask on weights leaves it.
+    """
+    found: dict[str, Any] = {"version": metadata.version("torch-pruning")}
+    start = time.perf_counter()
+    try:
+        groups, pruned = _pruned(model, example)
+    except Exception as error:  # a peer may raise anything
+        return {**found, "prune": said(error)}
+    found |= {"prune": "yes", "seconds": time.perf_counter() - start, "groups": groups}
+    counts = [sum(p.numel() for p in one.parameters()) for one in (model, pruned)]
+    found["removed"] = 1 - counts[1] / counts[0]
+    try:
+        with torch.no_grad():
+            got = pruned.double()(rows)
+    except Exception as error:
+        return {**found, "forward": said(error)}
+    found["forward"] = "yes"
+    positions = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in positions.parameters():
+            parameter.copy_(torch.arange(parameter.numel()).view_as(parameter))
+    _, kept = _pruned(positions.double(), example.double())
+    survivors = {name: parameter.detach().long().flatten() for name, parameter in kept.named_parameters()}
+    for key, rows_only in (("difference", False), ("difference_to_rows", True)):
+        with torch.no_grad():
+            want = _masked(model, survivors, rows_only).double()(rows)
+        found[key] = float((want - got).abs().max() / want.abs().max()) if got.shape == want.shape else None
+    return found
+
+
+def _masked(model: nn.Module, survivors: dict[str, Tensor], rows_only: bool) -> nn.Module:
+    """Return a copy with zeros where nothing survived; of `rows_only`, in whole rows of weight matrices alone."""
+    masked = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in masked.named_parameters():
+            stays = torch.zeros(parameter.numel(), dtype=torch.bool)
+            stays[survivors[name]] = True
+            stays = stays.view_as(parameter)
+            if rows_only:
+                stays = stays.flatten(1).any(1).view(-1, *[1] * (stays.ndim - 1)) if stays.ndim > 1 else stays | True
+            parameter.mul_(stays)
+    return masked
+
+
+def _pruned(model: nn.Module, example: Tensor) -> tuple[int, nn.Module]:
+    """Return how many groups there are, and a pruned copy."""
+    from torch_pruning.pruner import BasePruner  # type: ignore[import-not-found]
+    from torch_pruning.pruner.importance import RandomImportance  # type: ignore[import-not-found]
+
+    model = copy.deepcopy(model)
+    heads = [part for part in model.modules() if isinstance(part, nn.Linear) and part.out_features == CLASSES]
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruner = BasePruner(model, example, RandomImportance(), pruning_ratio=RATIO, ignored_layers=heads)
+        groups = sum(1 for _ in pruner.DG.get_all_groups(heads, pruner.root_module_types))
+        pruner.step()
+    return groups, model
+
+
+def said(error: BaseException) -> str:
+    """Return an exception in one short line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
