@@ -44,11 +44,11 @@ def torch_pruning(model: nn.Module, example: Tensor, rows: Tensor) -> dict[str, 
     except Exception as error:
         return {**found, "forward": said(error)}
     found["forward"] = "yes"
-    positions = copy.deepcopy(model)
+    positions = copy.deepcopy(model).double()
     with torch.no_grad():
         for parameter in positions.parameters():
             parameter.copy_(torch.arange(parameter.numel()).view_as(parameter))
-    _, kept = _pruned(positions.double(), example.double())
+    _, kept = _pruned(positions, example.double())
     survivors = {name: parameter.detach().long().flatten() for name, parameter in kept.named_parameters()}
     for key, rows_only in (("difference", False), ("difference_to_rows", True)):
         with torch.no_grad():
@@ -77,7 +77,9 @@ def _pruned(model: nn.Module, example: Tensor) -> tuple[int, nn.Module]:
     from torch_pruning.pruner.importance import RandomImportance  # type: ignore[import-not-found]
 
     model = copy.deepcopy(model)
-    heads = [part for part in model.modules() if isinstance(part, nn.Linear) and part.out_features == CLASSES]
+    heads = [
+        part for part in model.modules() if isinstance(part, nn.Linear | nn.Conv2d) and len(part.weight) == CLASSES
+    ]
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
