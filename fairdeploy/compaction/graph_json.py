@@ -48,6 +48,7 @@ _NAMED: dict[str, tuple[type, dict[str, Any]]] = {
 _SAFE_INTEGER = 2**53 - 1
 _LONG_INTEGER = re.compile(r"-?[1-9][0-9]{15,18}")
 _FLOAT = re.compile(r"-?(inf|[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?)|nan")
+_DEPTH = 8  # of lists; Python compiles no code that nests some 200
 _LEAF = "*"
 
 
@@ -127,7 +128,7 @@ def argument_to_json(value: object, reference: Callable[[fx.Node], JsonValue]) -
     raise ValueError(f"has the argument {value!r} ({type(value).__name__}), which the file cannot hold")
 
 
-def argument_from_json(value: JsonValue, referred: Callable[[str, JsonValue], fx.Node]) -> Any:
+def argument_from_json(value: JsonValue, referred: Callable[[str, JsonValue], fx.Node], depth: int = 0) -> Any:
     """Return the argument of a node; `referred` gives the node for a kind and key of reference.
 
     Raises
@@ -136,7 +137,9 @@ def argument_from_json(value: JsonValue, referred: Callable[[str, JsonValue], fx
         If it is nothing that `argument_to_json` writes.
     """
     if isinstance(value, list):
-        return [argument_from_json(item, referred) for item in value]
+        if depth == _DEPTH:
+            raise ValueError(f"has arguments that nest too deep: lists in lists end at {_DEPTH}")
+        return [argument_from_json(item, referred, depth + 1) for item in value]
     if value is None or isinstance(value, bool | str | int):
         return value
     if isinstance(value, dict) and len(value) == 1:
