@@ -1,0 +1,242 @@
+"""How many channels of each group to keep at a budget: one fraction for all, then rounded to what runs fast.
+
+Rounding happens on group labels, before masks are final: a channel given back to a network that was masked already
+would be zeros that cost time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairdeploy.compaction.groups import ChannelGroup, Masks
+from fairdeploy.errors import StageError
+
+Scores = Mapping[str, NDArray[np.float64]]
+Counts = dict[str, int]
+Macs = Callable[[Masks], int]
+Latency = Callable[[Sequence[Masks]], Sequence[float]]
+
+MULTIPLES = (1, 4, 8, 16, 32)
+# A search by latency stays this close below the budget and the unrounded score: it rounds, it prunes no further.
+LEAST_OF_BUDGET = 0.98
+LEAST_OF_SCORE = 0.98
+_BISECTIONS = 40
+_MOST_SWEEPS = 60
+# A gain smaller than this is not worth another sweep, nor another measurement.
+_LEAST_GAIN = 1e-3
+_MOST_TRIED = 8
+
+
+def round_counts(
+    groups: Iterable[ChannelGroup],
+    scores: Scores,
+    keep_macs: float,
+    macs: Macs,
+    *,
+    round_to: int | Latency = 8,
+) -> Counts:
+    """Choose how many channels of each prunable group to keep.
+
+    With a multiple, the largest fraction of every group is kept whose rounded network fits the budget. With a
+    latency, counts start from the fastest of several multiples and move to neighbouring ones while that is faster,
+    within 2 % of the budget and of the score that unrounded counts would keep.
+
+    Parameters
+    ----------
+    groups : iterable of ChannelGroup
+        Those that cannot be pruned are left out.
+    scores : mapping of str to array [size]
+        How much each channel is worth; the same scale in every group.
+    keep_macs : float
+        In (0, 1]: the budget as a fraction of the dense multiply-accumulates.
+    macs : callable
+        Counts a network's multiply-accumulates under masks (`groups_and_macs`).
+    round_to : int or callable
+        A multiple, or what says how long networks take under masks (`NetworkLatency`).
+
+    Raises
+    ------
+    StageError
+        If the budget is below what rounding allows (says the least that can be reached), or an argument is outside
+        its range.
+    """
+    network = _Network(tuple(group for group in groups if group.prunable), scores, macs)
+    if not 0 < keep_macs <= 1:
+        raise StageError(f"prune.keep.macs must be in (0, 1], not {keep_macs}")
+    budget = keep_macs * macs({})
+    if not callable(round_to):
+        if round_to < 1:
+            raise StageError(f"prune.round_to must be at least 1, not {round_to}")
+        return _by_multiple(network, keep_macs, round_to)
+    return _Search(network, budget, list(_starts(network, keep_macs)), round_to).best()
+
+
+def masks_of(groups: Iterable[ChannelGroup], scores: Scores, counts: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
+    """Return masks that keep the channels of highest score, the first among equals.
+
+    Joint channels (heads of some width) keep equally many of each row.
+    """
+    masks = {}
+    for group in groups:
+        if group.name in counts:
+            rows = _rows(group)
+            order = np.argsort(-scores[group.name].reshape(rows, -1), axis=1, kind="stable")
+            masks[group.name] = (np.argsort(order, axis=1) < counts[group.name] // rows).ravel()
+    return masks
+
+
+@dataclass(frozen=True)
+class _Network:
+    """Prunable groups with their scores, and the cost of any counts."""
+
+    groups: tuple[ChannelGroup, ...]
+    scores: Scores
+    count_macs: Macs
+
+    def masks(self, counts: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
+        return masks_of(self.groups, self.scores, counts)
+
+    def macs(self, counts: Mapping[str, int]) -> int:
+        return self.count_macs(self.masks(counts))
+
+    def score(self, counts: Mapping[str, int]) -> float:
+        """Return the share of all scores that is kept."""
+        total = sum(float(self.scores[group.name].sum()) for group in self.groups)
+        masks = self.masks(counts)
+        return sum(float(self.scores[name][mask].sum()) for name, mask in masks.items()) / total if total else 1.0
+
+    def at(self, fraction: float, multiple: int) -> Counts:
+        """Return the counts that a fraction keeps: the nearest multiples, at least one."""
+        return {group.name: _nearest(group, fraction, multiple) for group in self.groups}
+
+
+def _rows(group: ChannelGroup) -> int:
+    shape: tuple[int, ...] = getattr(group, "shape", (group.size,))
+    return math.prod(shape[:-1])
+
+
+def _nearest(group: ChannelGroup, fraction: float, multiple: int) -> int:
+    rows = _rows(group)
+    width = group.size // rows
+    multiples = max(1, math.floor(fraction * width / multiple + 0.5))
+    return rows * min(width, multiples * multiple)
+
+
+def _by_multiple(network: _Network, keep_macs: float, multiple: int) -> Counts:
+    """Return the counts of the largest fraction within the budget, by bisection."""
+    dense = network.count_macs({})
+    budget = keep_macs * dense
+    least = network.macs(network.at(0.0, multiple))
+    if least > budget:
+        raise StageError(
+            f"prune.keep.macs: {keep_macs:g} cannot be reached with channels in multiples of {multiple}; the "
+            f"least is {math.ceil(least / dense * 1000) / 1000:g} of the dense multiply-accumulates: raise it, or "
+            "lower prune.round_to"
+        )
+    low, high = 0.0, 1.0
+    if network.macs(network.at(high, multiple)) <= budget:
+        return network.at(high, multiple)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if network.macs(network.at(middle, multiple)) <= budget else (low, middle)
+    return network.at(low, multiple)
+
+
+def _starts(network: _Network, keep_macs: float) -> Iterator[Counts]:
+    """Yield the counts of every multiple that reaches the budget; the finest tells when none does."""
+    for multiple in MULTIPLES:
+        try:
+            yield _by_multiple(network, keep_macs, multiple)
+        except StageError:
+            if multiple == 1:
+                raise
+
+
+class _Search:
+    """Looks for the fastest counts near those that one fraction gives, the first of `starts`."""
+
+    def __init__(self, network: _Network, budget: float, starts: list[Counts], latency: Latency) -> None:
+        self._network, self._starts, self._latency = network, starts, latency
+        self._budget, self._least_macs = budget, LEAST_OF_BUDGET * budget
+        self._least_score = LEAST_OF_SCORE * network.score(starts[0])
+        self._steps = {group.name: _steps(group, [start[group.name] for start in starts]) for group in network.groups}
+
+    def best(self) -> Counts:
+        """Fill every start up to the budget, take the fastest, and move on to neighbours while that is faster."""
+        filled = [self._filled(start) for start in self._starts]
+        several = [counts for counts in filled if self._fits(counts)] or filled[:1]
+        latencies_ms = self._latencies_ms(several)
+        best = int(np.argmin(latencies_ms))
+        counts, latency_ms = several[best], latencies_ms[best]
+        for _ in range(_MOST_SWEEPS):
+            several = self._neighbours(counts, latency_ms)
+            if not several:
+                break
+            latencies_ms = self._latencies_ms(several)
+            best = int(np.argmin(latencies_ms))
+            if latencies_ms[best] > latency_ms * (1 - _LEAST_GAIN):
+                break
+            counts, latency_ms = several[best], latencies_ms[best]
+        return counts
+
+    def _latencies_ms(self, several: Sequence[Counts]) -> Sequence[float]:
+        return self._latency([self._network.masks(counts) for counts in several])
+
+    def _fits(self, counts: Counts) -> bool:
+        macs = self._network.macs(counts)
+        return self._least_macs <= macs <= self._budget and self._network.score(counts) >= self._least_score
+
+    def _filled(self, counts: Counts) -> Counts:
+        """Raise groups to counts that are multiples of no less than theirs, while the budget allows."""
+        counts = dict(counts)
+        for group in sorted(self._network.groups, key=lambda group: -group.size):
+            grain = math.gcd(counts[group.name], MULTIPLES[-1])
+            for more in self._steps[group.name]:
+                if more > counts[group.name] and math.gcd(more, MULTIPLES[-1]) >= grain:
+                    raised = {**counts, group.name: more}
+                    if self._network.macs(raised) > self._budget:
+                        break
+                    counts = raised
+        return counts
+
+    def _neighbours(self, counts: Counts, latency_ms: float) -> list[Counts]:
+        """Return the moves that fit and look fastest: one group alone, or two groups at once."""
+        single = [
+            (name, {**counts, name: count})
+            for name, tried in self._steps.items()
+            for count in _around(tried, counts[name])
+        ]
+        now_macs = self._network.macs(counts)
+        macs = [self._network.macs(one) - now_macs for _, one in single]
+        gains = [one_ms - latency_ms for one_ms in self._latencies_ms([one for _, one in single])]
+        moves = [(gain, more, one) for gain, more, (_, one) in zip(gains, macs, single, strict=True)]
+        for first, second in combinations(range(len(single)), 2):
+            (here, one), (there, other) = single[first], single[second]
+            if here != there:
+                both = {**one, there: other[there]}
+                moves.append((gains[first] + gains[second], macs[first] + macs[second], both))
+        low, high = self._least_macs - now_macs, self._budget - now_macs
+        likely = sorted((move for move in moves if move[0] < 0 and low <= move[1] <= high), key=lambda move: move[0])
+        return [one for _, _, one in likely[:_MOST_TRIED] if self._fits(one)]
+
+
+def _steps(group: ChannelGroup, starts: Sequence[int]) -> list[int]:
+    """Return the counts to try: those of every multiple, and multiples beside the unrounded count."""
+    rows = _rows(group)
+    width = group.size // rows
+    unrounded = starts[0] // rows
+    beside = {multiple * (unrounded // multiple + up) for multiple in MULTIPLES for up in (0, 1)}
+    near = {count for count in beside if abs(count - unrounded) <= max(MULTIPLES[2], width // 8)}
+    return [rows * count for count in sorted(near | {start // rows for start in starts}) if 1 <= count <= width]
+
+
+def _around(tried: Sequence[int], count: int) -> list[int]:
+    """Return the two counts to try on either side of a count."""
+    place = tried.index(count)
+    return [*tried[max(0, place - 2) : place], *tried[place + 1 : place + 3]]

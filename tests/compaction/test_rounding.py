@@ -1,0 +1,124 @@
+"""Counts at a budget: multiples, and the search by a latency that is made up so that the best answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fairdeploy.compaction import ChannelGroup
+from fairdeploy.compaction.groups import Masks
+from fairdeploy.compaction.rounding import LEAST_OF_BUDGET, masks_of, round_counts
+from fairdeploy.errors import StageError
+
+SIZES = {"a": 100, "b": 60, "c": 84}
+WEIGHT = {"a": 1000, "b": 3000, "c": 2000}
+GROUPS = tuple(ChannelGroup(name, size, ()) for name, size in SIZES.items())
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Channels of several heads, as `ChannelGroup` shows them."""
+
+    name: str
+    size: int
+    shape: tuple[int, ...]
+    prunable: bool = True
+
+
+def scores() -> dict[str, NDArray[np.float64]]:
+    random = np.random.default_rng(0)
+    return {name: random.uniform(0.5, 1.5, size) for name, size in SIZES.items()}
+
+
+def counts_of(masks: Masks) -> Mapping[str, int]:
+    return {name: int(masks[name].sum()) if name in masks else size for name, size in SIZES.items()}
+
+
+def macs(masks: Masks) -> int:
+    return sum(WEIGHT[name] * count for name, count in counts_of(masks).items())
+
+
+def in_blocks(block: int) -> object:
+    """A runtime that computes whole blocks of channels."""
+
+    def latency(several: Sequence[Masks]) -> list[float]:
+        return [
+            sum(WEIGHT[name] * -(-count // block) * block for name, count in counts_of(masks).items())
+            for masks in several
+        ]
+
+    return latency
+
+
+@pytest.mark.parametrize("multiple", [1, 8, 16])
+def test_a_multiple_keeps_the_largest_fraction_within_the_budget(multiple: int) -> None:
+    counts = round_counts(GROUPS, scores(), 0.6, macs, round_to=multiple)
+    assert all(count % multiple == 0 for count in counts.values())
+    assert macs(masks_of(GROUPS, scores(), counts)) <= 0.6 * macs({})
+
+
+@pytest.mark.parametrize("block", [4, 16])
+@pytest.mark.parametrize("keep", [0.3, 0.5, 0.8])
+def test_by_latency_nothing_is_wasted_and_the_budget_is_used(block: int, keep: float) -> None:
+    latency = in_blocks(block)
+    counts = round_counts(GROUPS, scores(), keep, macs, round_to=latency)
+    masks = masks_of(GROUPS, scores(), counts)
+    assert LEAST_OF_BUDGET * keep * macs({}) <= macs(masks) <= keep * macs({})
+    unrounded = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), keep, macs, round_to=1))
+    mine, plain = latency([masks, unrounded])
+    assert mine <= plain
+    assert mine <= (1.08 if block == 16 else 1.01) * macs(masks), "hardly any block is computed in part"
+
+
+def test_by_latency_is_never_slower_than_a_multiple_of_equal_cost() -> None:
+    latency = in_blocks(16)
+    for multiple in (1, 8, 16):
+        rounded = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), 0.6, macs, round_to=multiple))
+        keep = macs(rounded) / macs({})
+        mine = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), keep, macs, round_to=latency))
+        assert latency([mine])[0] <= latency([rounded])[0]
+
+
+def test_a_latency_without_steps_leaves_the_fraction_alone() -> None:
+    def even(several: Sequence[Masks]) -> list[float]:
+        return [float(macs(masks)) for masks in several]
+
+    counts = round_counts(GROUPS, scores(), 0.5, macs, round_to=even)
+    assert all(abs(counts[name] / size - 0.5) <= 0.1 for name, size in SIZES.items())
+
+
+def test_the_channels_of_highest_score_stay_and_ties_go_by_position() -> None:
+    group = (ChannelGroup("a", 5, ()),)
+    masks = masks_of(group, {"a": np.array([1.0, 3.0, 1.0, 2.0, 1.0])}, {"a": 3})
+    assert masks["a"].tolist() == [True, True, False, True, False]
+
+
+def test_joint_channels_keep_equally_many_of_each_row() -> None:
+    heads = (Joint("heads", 24, (3, 8)),)
+    values = {"heads": np.arange(24.0)}
+    masks = masks_of(heads, values, {"heads": 12})
+    assert masks["heads"].reshape(3, 8).sum(1).tolist() == [4, 4, 4]
+    counts = round_counts(heads, values, 0.6, lambda m: int(m["heads"].sum()) if m else 24, round_to=4)
+    assert counts == {"heads": 12}
+
+
+def test_pinned_groups_are_left_out() -> None:
+    groups = (*GROUPS, ChannelGroup("output", 10, (), "output of the network"))
+    assert set(round_counts(groups, scores(), 0.5, macs, round_to=8)) == set(SIZES)
+
+
+def test_a_budget_out_of_reach_says_the_least() -> None:
+    with pytest.raises(StageError, match=r"0\.01 cannot be reached.*multiples of 16.*the least is 0\.\d+"):
+        round_counts(GROUPS, scores(), 0.01, macs, round_to=16)
+    with pytest.raises(StageError, match=r"cannot be reached"):
+        round_counts(GROUPS, scores(), 0.001, macs, round_to=in_blocks(8))
+
+
+@pytest.mark.parametrize(("keep", "round_to"), [(0.0, 8), (1.1, 8), (float("nan"), 8), (0.5, 0), (0.5, -8)])
+def test_senseless_arguments_are_refused(keep: float, round_to: int) -> None:
+    with pytest.raises(StageError, match="must be"):
+        round_counts(GROUPS, scores(), keep, macs, round_to=round_to)
