@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,11 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fairdeploy.compaction import ChannelGroup, groups_and_macs
-from fairdeploy.errors import StageError
+from fairdeploy.compaction.rounding import Latency, masks_of, round_counts
 from fairdeploy.model import ModelSpec
 from fairdeploy.pruning.base import StoredSplit
 
-_BISECTIONS = 40
 MaskDict = dict[str, NDArray[np.bool_]]
 
 
@@ -26,11 +24,12 @@ class Magnitude:
 
     Attributes
     ----------
-    round_to : int
-        Kept channels of each group come in multiples of this; runtimes waste the rest.
+    round_to : int or callable
+        Kept channels of each group come in multiples of this, since runtimes waste the rest; or what says how long
+        the network takes under masks, towards which counts are rounded (`round_counts`).
     """
 
-    round_to: int = 8
+    round_to: int | Latency = 8
 
     @property
     def name(self) -> str:
@@ -55,12 +54,12 @@ class Magnitude:
 
 
 def magnitude_masks(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], *, keep_macs: float, round_to: int = 8
+    model: nn.Module, example_inputs: tuple[Tensor, ...], *, keep_macs: float, round_to: int | Latency = 8
 ) -> MaskDict:
     """Choose the channels to keep by their L2 norm.
 
-    The largest uniform fraction of every group is kept whose network, after rounding, needs at most
-    ``keep_macs`` times the dense multiply-accumulates; found by bisection.
+    The same fraction of every group is kept, rounded so that the network needs at most ``keep_macs`` times the
+    dense multiply-accumulates (`round_counts`).
 
     Parameters
     ----------
@@ -68,8 +67,8 @@ def magnitude_masks(
     example_inputs : tuple of Tensor
     keep_macs : float
         In (0, 1].
-    round_to : int
-        Kept channels come in multiples of this, at least one multiple; a smaller group stays whole.
+    round_to : int or callable
+        A multiple (at least one of it stays, and a smaller group stays whole), or the latency under masks.
 
     Returns
     -------
@@ -85,41 +84,19 @@ def magnitude_masks(
 
 
 class _Search:
-    """One network's ranked channels, searched for the fraction that fits a budget."""
+    """One network's scored channels, searched for the counts that fit a budget."""
 
-    def __init__(self, model: nn.Module, example_inputs: tuple[Tensor, ...], round_to: int) -> None:
-        if round_to < 1:
-            raise StageError(f"prune.round_to must be at least 1, not {round_to}")
+    def __init__(self, model: nn.Module, example_inputs: tuple[Tensor, ...], round_to: int | Latency) -> None:
         groups, self._macs = groups_and_macs(model, example_inputs)
         self._groups = [group for group in groups if group.prunable]
-        self._ranks = _ranks(model, self._groups)
+        with torch.no_grad():
+            self._norms = channel_norms(model, self._groups)
         self._round_to = round_to
 
     def masks(self, keep_macs: float) -> MaskDict:
-        """Return the masks of the largest fraction within the budget."""
-        if not 0 < keep_macs <= 1:
-            raise StageError(f"prune.keep.macs must be in (0, 1], not {keep_macs}")
-        dense = self._macs({})
-        budget = keep_macs * dense
-        least = self._macs(self._at(0.0))
-        if least > budget:
-            raise StageError(
-                f"prune.keep.macs: {keep_macs:g} cannot be reached with channels in multiples of {self._round_to}; the "
-                f"least is {math.ceil(least / dense * 1000) / 1000:g} of the dense multiply-accumulates: raise it, or "
-                "lower prune.round_to"
-            )
-        low, high = 0.0, 1.0
-        if self._macs(self._at(high)) <= budget:
-            return self._at(high)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._macs(self._at(middle)) <= budget else (low, middle)
-        return self._at(low)
-
-    def _at(self, fraction: float) -> MaskDict:
-        return {
-            group.name: self._ranks[group.name] < _kept(group.size, fraction, self._round_to) for group in self._groups
-        }
+        """Return the masks for a budget."""
+        counts = round_counts(self._groups, self._norms, keep_macs, self._macs, round_to=self._round_to)
+        return masks_of(self._groups, self._norms, counts)
 
 
 def channel_norms(model: nn.Module, groups: Iterable[ChannelGroup]) -> Mapping[str, NDArray[np.float64]]:
@@ -135,16 +112,3 @@ def channel_norms(model: nn.Module, groups: Iterable[ChannelGroup]) -> Mapping[s
         norm = np.sqrt(squares)
         norms[group.name] = norm / norm.mean() if norm.any() else norm
     return norms
-
-
-def _ranks(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, NDArray[np.int64]]:
-    """Return each channel's place [size] in its group, the largest norm first; ties go by position."""
-    with torch.no_grad():
-        norms = channel_norms(model, groups)
-    return {name: np.argsort(np.argsort(-norm, kind="stable")) for name, norm in norms.items()}
-
-
-def _kept(size: int, fraction: float, round_to: int) -> int:
-    """Return how many of `size` channels a fraction keeps: the nearest multiple, at least one."""
-    multiples = max(1, math.floor(fraction * size / round_to + 0.5))
-    return min(size, multiples * round_to)
