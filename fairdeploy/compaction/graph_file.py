@@ -13,6 +13,7 @@ call pure tensor operations (`graph_json.function_named`) when the graph is run;
 from __future__ import annotations
 
 import hashlib
+import inspect
 import keyword
 import re
 import tempfile
@@ -252,9 +253,14 @@ def _pytree_info(record: GraphRecord) -> _PyTreeInfo:
 
 def _add_call(graph: fx.Graph, call: Call, referred: Callable[[str, JsonValue], fx.Node]) -> fx.Node:
     function = function_named(call.function)
-    known = {argument.name for argument in function._schema.arguments} if isinstance(function, OpOverload) else set()
-    if unknown := call.kwargs.keys() - known:
-        raise ValueError(f"gives {call.function} the argument {min(unknown)!r:.60}, which it does not have")
+    if isinstance(function, OpOverload):
+        if unknown := call.kwargs.keys() - {argument.name for argument in function._schema.arguments}:
+            raise ValueError(f"gives {call.function} the argument {min(unknown)!r:.60}, which it does not have")
+    else:
+        try:
+            inspect.signature(function).bind(*call.args, **call.kwargs)
+        except TypeError as error:
+            raise ValueError(f"gives {call.function} other arguments than it takes") from error
     args = tuple(argument_from_json(value, referred) for value in call.args)
     kwargs = {key: argument_from_json(value, referred) for key, value in call.kwargs.items()}
     return graph.create_node("call_function", function, args, kwargs, name=call.function.split(".")[1])

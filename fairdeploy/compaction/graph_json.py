@@ -24,7 +24,7 @@ _ON_SIZES = (
     *(operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.mod, operator.pow),
     *(operator.neg, operator.pos, operator.and_, operator.or_, operator.getitem),
     *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
-    *(math.ceil, math.floor, math.trunc, max, min),
+    *(math.ceil, math.floor, math.trunc),
     *(torch.sym_float, torch.sym_int, torch.sym_ite, torch.sym_max, torch.sym_min, torch.sym_not, torch.sym_sum),
 )
 FUNCTIONS: dict[str, Callable[..., Any]] = {

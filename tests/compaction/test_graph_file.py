@@ -397,6 +397,15 @@ def oddly_named() -> fx.GraphModule:
     return holding(nn.ModuleDict({'a"b': nn.Linear(2, 2)}))
 
 
+def reads_a_module() -> fx.GraphModule:
+    module = with_target(torch.ops.aten.add.Tensor, 1)
+    module.part = nn.Linear(3, 3)
+    (node,) = module.graph.find_nodes(op="call_function", target=torch.ops.aten.add.Tensor)
+    with module.graph.inserting_before(node):
+        node.args = (node.args[0], module.graph.get_attr("part"))
+    return module
+
+
 CANNOT_BE_SAVED: dict[str, tuple[Callable[[], fx.GraphModule], str]] = {
     "namedtuple": (lambda: graph(ReturnsPoint(), torch.rand(2, 3)), "Point among the inputs or outputs"),
     "in place": (lambda: with_target(torch.ops.aten.add_.Tensor, 1), "calls aten.add_.Tensor, which is not"),
@@ -412,6 +421,7 @@ CANNOT_BE_SAVED: dict[str, tuple[Callable[[], fx.GraphModule], str]] = {
     "not from torch.export": (untraceable, "take one from torch.export"),
     "meta tensor": (on_meta, "tensor 'held.weight' is not a dense tensor on the CPU"),
     "sparse tensor": (sparse, "tensor 'held.s' is not a dense tensor on the CPU"),
+    "module as argument": (reads_a_module, "refers to tensor 'part', which is not there"),
     "quotes in a name": (oddly_named, "cannot be the name of a tensor"),
 }
 
@@ -512,6 +522,7 @@ ATTACKS: dict[str, tuple[Callable[[Content], None], str]] = {
     "writes in place": (call("aten.relu_.default", X), "call 2 calls aten.relu_.default, which is not a pure"),
     "writes to out": (call("aten.add.out", X, X, out=X), "call 2 calls aten.add.out, which is not a pure"),
     "changes the seed": (call("aten.manual_seed.default", 1), "calls aten.manual_seed"),
+    "only TorchScript has it": (call("aten.initial_seed.default"), "calls aten.initial_seed.default, which is not a"),
     "turns gradients off": (call("aten.set_grad_enabled.default", False), "calls aten.set_grad_enabled"),
     "trusts its indices": (call("aten._sparse_csr_tensor_unsafe.default", X), "which is not a pure"),
     "backward pass": (call("aten.max_pool2d_with_indices_backward.default", X), "which is not a pure"),
@@ -522,7 +533,8 @@ ATTACKS: dict[str, tuple[Callable[[Content], None], str]] = {
     "no overload": (call("aten.relu", X), "calls aten.relu, which is no function"),
     "unknown overload": (call("aten.relu.__call__", X), "calls aten.relu.__call__"),
     "keyword it has not": (call("aten.relu.default", X, other=1), "gives aten.relu.default the argument 'other'"),
-    "keyword for Python": (call("operator.mul", 1, b=1), "gives operator.mul the argument 'b'"),
+    "keyword for Python": (call("operator.mul", 1, b=1), "gives operator.mul other arguments than it takes"),
+    "too few for Python": (call("operator.mul", 1), "gives operator.mul other arguments than it takes"),
     "tensor described twice": (twice_over("tensors"), "is described twice"),
     "two inputs of one name": (at("inputs", 1, "name", to="input"), "two inputs have the same name"),
     "keyword before positional": (at("inputs", 0, "keyword_only", to=True), "stands before one that is not"),
