@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import copy
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
 from fairdeploy.bundle import CompactionRecord, LayerWidths
+from fairdeploy.compaction.bake import baked, private_copy
 from fairdeploy.compaction.eager import put_back
+from fairdeploy.compaction.graph_labels import LabelledGraph, label_graph
 from fairdeploy.compaction.groups import Masks, apply_masks, channels_by_group, groups_of
-from fairdeploy.compaction.labels import LabelledGraph, label_graph
-from fairdeploy.compaction.macs import count_macs, count_parameters
+from fairdeploy.compaction.macs import count_bytes, count_macs, count_parameters
 from fairdeploy.compaction.plan import Plan, plan
-from fairdeploy.compaction.proof import Proof, check_inputs_for, prove
+from fairdeploy.compaction.precision import double, restore_casts
+from fairdeploy.compaction.proof import Expected, Proof, check_inputs_for
 from fairdeploy.compaction.surgery import Surgery, carry_out, prepare
-from fairdeploy.compaction.trace import double, stored, trace
+from fairdeploy.compaction.trace import stored, trace
 from fairdeploy.errors import CompactionError
 
 
@@ -34,12 +37,14 @@ class CompactModel:
         The compacted graph (evaluation only).
     not_own_class : str, optional
         Why `module` is the graph, which cannot be trained; None where it is the user's class, which can.
-    macs_before, macs_after, parameters_before, parameters_after : int
-        MACs are for one row of input.
+    macs_before, macs_after, parameters_before, parameters_after, bytes_before, bytes_after : int
+        MACs are for one row of input; bytes are those of parameters and buffers.
     removed : dict of str to (int, int)
         Channels of each group before and after.
     kept_because : dict of str to str
         Groups with channels that carry no information and are kept all the same, with the reason.
+    unknown_ops : tuple of str
+        Operations that no rule follows: what they touch stayed whole.
     proof : Proof
     """
 
@@ -50,8 +55,11 @@ class CompactModel:
     macs_after: int
     parameters_before: int
     parameters_after: int
+    bytes_before: int
+    bytes_after: int
     removed: Mapping[str, tuple[int, int]]
     kept_because: Mapping[str, str]
+    unknown_ops: tuple[str, ...]
     proof: Proof
 
     @property
@@ -74,7 +82,7 @@ class CompactModel:
 
 
 def compact(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: tuple[Tensor, ...],
     masks: Masks | None = None,
     *,
@@ -87,7 +95,7 @@ def compact(
 
     Parameters
     ----------
-    model : Module
+    model : Module or ExportedProgram
         Left as it is.
     example_inputs : tuple of Tensor
         One for each argument of ``forward``, with the batch in dimension 0.
@@ -102,18 +110,29 @@ def compact(
         If the network cannot be exported, a mask does not fit, or the float64 check against the masked eager
         module finds a relative difference above 1e-9 or outputs that do not depend on the inputs.
     """
+    if isinstance(model, ExportedProgram):
+        model = model.module(check_guards=False)
+    with torch.no_grad():
+        return _compact(model, example_inputs, masks, check_inputs)
+
+
+def _compact(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], masks: Masks | None, check_inputs: tuple[Tensor, ...] | None
+) -> CompactModel:
     rows = check_inputs_for(example_inputs, check_inputs)
     labelled = label_graph(trace(model, example_inputs))
     masked = model if masks is None else apply_masks(model, groups_of(labelled), masks)
-    reference = double(copy.deepcopy(masked).eval())
-    _load(labelled, reference)
+    expected = Expected.of(double(private_copy(masked).eval()), rows)
+    plain = double(baked(masked).eval())
+    _load(labelled, plain)
     removal = plan(labelled)
     surgery = prepare(labelled, removal)
     graph = labelled.trace.graph_module
     carry_out(graph, surgery)
-    proof = prove(reference, graph, rows)
-    own, why_not = _own_class(reference, surgery, rows)
-    dtypes = _dtypes(model, labelled.trace.dtypes, surgery)
+    proof = expected.prove(graph)
+    own, why_not = _own_class(plain, surgery, labelled, expected)
+    dtypes = _dtypes(model, labelled.trace.dtypes)
+    restore_casts(graph)
     for network in (graph, own):
         if network is not None:
             _restore(network, dtypes)
@@ -126,29 +145,45 @@ def compact(
         macs_after=count_macs(graph, example_inputs),
         parameters_before=count_parameters(model),
         parameters_after=count_parameters(module),
+        bytes_before=count_bytes(model),
+        bytes_after=count_bytes(module),
         removed=_widths(labelled, removal),
         kept_because=_reasons(labelled, removal),
+        unknown_ops=tuple(labelled.unknown),
         proof=proof,
     )
 
 
-def _load(labelled: LabelledGraph, reference: nn.Module) -> None:
-    """Copy the masked parameters, in float64, into the graph."""
+def _load(labelled: LabelledGraph, plain: nn.Module) -> None:
+    """Copy the masked parameters and buffers into the graph."""
     graph = labelled.trace.graph_module
-    parameters = dict(reference.named_parameters(remove_duplicate=False))
+    tensors = dict(plain.named_parameters(remove_duplicate=False)) | dict(plain.named_buffers(remove_duplicate=False))
     with torch.no_grad():
-        for node in labelled.stored_nodes():
-            name = str(node.target)
-            if name in parameters:
-                stored(graph, name).copy_(parameters[name])
+        for name, tensor in tensors.items():
+            try:
+                stored(graph, name).copy_(tensor)
+            except (AttributeError, CompactionError):
+                continue
+    labelled.trace.evaluated.refresh()
 
 
-def _own_class(reference: nn.Module, surgery: Surgery, rows: tuple[Tensor, ...]) -> tuple[nn.Module | None, str | None]:
+def _own_class(
+    plain: nn.Module, surgery: Surgery, labelled: LabelledGraph, expected: Expected
+) -> tuple[nn.Module | None, str | None]:
     """Return the user's class with smaller tensors if it runs and is equal, else why not."""
-    name = type(reference).__name__
+    name = type(plain).__name__
+    if surgery.added:
+        return None, f"{name} has no place for the constants that removed channels leave at padded borders"
+    tensors = dict(surgery.tensors)
+    for evaluated, raw in labelled.trace.evaluated.names.items():
+        if (
+            evaluated in tensors
+            and tensors.pop(evaluated).shape != stored(labelled.trace.graph_module, evaluated).shape
+        ):
+            return None, f"{name} computes '{raw or evaluated}' anew from parameters that are no smaller"
     try:
-        own = put_back(reference, surgery.tensors)
-        prove(reference, own, rows)
+        own = put_back(plain, tensors)
+        expected.prove(own)
     except CompactionError as error:
         return None, f"{name} cannot hold the smaller tensors: {error}"
     except Exception as error:  # the user's forward holds an old size: any exception may come
@@ -156,31 +191,29 @@ def _own_class(reference: nn.Module, surgery: Surgery, rows: tuple[Tensor, ...])
     return own, None
 
 
-def _dtypes(model: nn.Module, traced: dict[str, torch.dtype], surgery: Surgery) -> dict[str, torch.dtype]:
-    """Return the dtype of every tensor before the check, a new bias taking its weight's."""
-    dtypes = traced | {name: tensor.dtype for name, tensor in model.state_dict().items()}
-    for name, layer in surgery.new_biases.items():
-        weight = layer.args[1]
-        assert isinstance(weight, fx.Node)
-        dtypes[name] = dtypes[str(weight.target)]
-    return dtypes
+def _dtypes(model: nn.Module, traced: dict[str, torch.dtype]) -> dict[str, torch.dtype]:
+    """Return the dtype of every tensor before the check, a new one taking that of the parameters."""
+    known = traced | {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    floating = [dtype for dtype in known.values() if dtype.is_floating_point]
+    return defaultdict(lambda: floating[0] if floating else torch.float32, known)
 
 
 def _restore(module: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
     """Give a module's tensors their own dtypes again, in place."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtypes[name])
     for owner_name, owner in module.named_modules():
         for leaf, buffer in owner._buffers.items():
-            if buffer is not None:
-                owner._buffers[leaf] = buffer.to(dtypes.get(f"{owner_name}.{leaf}".lstrip("."), buffer.dtype))
+            if buffer is not None and buffer.is_floating_point():
+                owner._buffers[leaf] = buffer.to(dtypes[f"{owner_name}.{leaf}".lstrip(".")])
 
 
 def _widths(labelled: LabelledGraph, removal: Plan) -> dict[str, tuple[int, int]]:
     groups = channels_by_group(labelled)
     return {
-        name: (len(roots), sum(root not in removal.removed for root in roots))
+        name: (len(roots), int(removal.stays[roots].sum()))
         for name, (roots, reason) in groups.items()
         if reason is None
     }

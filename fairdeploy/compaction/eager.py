@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import Tensor, nn
 
+from fairdeploy.compaction.bake import private_copy
 from fairdeploy.compaction.surgery import put
 from fairdeploy.errors import CompactionError
 
@@ -25,7 +24,7 @@ def put_back(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
     CompactionError
         If the module has no place for one of them.
     """
-    smaller = copy.deepcopy(model).eval()
+    smaller = private_copy(model).eval()
     aliases = _aliases(smaller)
     for name, tensor in tensors.items():
         try:
@@ -72,14 +71,22 @@ def _add_bias(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 def _declare_sizes(part: nn.Module) -> None:
     """Set the sizes that torch's own layers remember from their tensors."""
-    if isinstance(part, nn.modules.conv._ConvNd) and not part.transposed:
-        if part.groups == part.in_channels > 1:
-            part.groups = part.weight.shape[0] * part.in_channels // part.out_channels
-        part.out_channels = part.weight.shape[0]
-        part.in_channels = part.weight.shape[1] * part.groups
+    if isinstance(part, nn.modules.conv._ConvNd):
+        own, other = (part.in_channels, part.out_channels) if part.transposed else (part.out_channels, part.in_channels)
+        if part.groups > 1:
+            part.groups = _groups_left(part, own, other)
+        own, other = part.weight.shape[0], part.weight.shape[1] * part.groups
+        part.in_channels, part.out_channels = (own, other) if part.transposed else (other, own)
     elif isinstance(part, nn.Linear):
         part.out_features, part.in_features = part.weight.shape
     elif isinstance(part, nn.modules.batchnorm._BatchNorm) and isinstance(part.running_mean, Tensor):
         part.num_features = part.running_mean.shape[0]
     elif isinstance(part, nn.PReLU):
         part.num_parameters = part.weight.shape[0]
+
+
+def _groups_left(part: nn.modules.conv._ConvNd, own: int, other: int) -> int:
+    """Return how many groups a convolution has left whose weight is [own, other / groups, ...]."""
+    if other == part.groups:
+        return max(part.weight.shape[0] * part.groups // own, 1)
+    return part.groups

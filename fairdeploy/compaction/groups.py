@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fairdeploy.compaction.labels import WHOLE, LabelledGraph, label_graph
+from fairdeploy.compaction.bake import baked
+from fairdeploy.compaction.graph_labels import WHOLE, LabelledGraph, label_graph
+from fairdeploy.compaction.labels import Grid
 from fairdeploy.compaction.trace import trace
 from fairdeploy.errors import CompactionError
 
@@ -28,12 +29,31 @@ class Member:
     dim : int
     indices, channels : tuple of int [m]
         A channel may own several indices (after flattening, one for each place) but an index has one channel.
+    groups : int
+        In a grouped convolution dimension 1 stands for other channels in every group: index i of group g counts as
+        ``g * size + i`` and is a slice of that group's outputs only.
     """
 
     parameter: str
     dim: int
     indices: tuple[int, ...]
     channels: tuple[int, ...]
+    groups: int = 1
+
+    def slices(self, tensor: Tensor) -> Tensor:
+        """Return a view of the parameter's tensor with the indices in front (for groups: groups, then indices)."""
+        if self.groups == 1:
+            return tensor.movedim(self.dim, 0)
+        return tensor.unflatten(0, (self.groups, -1)).movedim(self.dim + 1, 1)
+
+    def close(self, tensor: Tensor, closed: list[int]) -> None:
+        """Set the slices of some indices to zero, in place."""
+        places = torch.tensor(closed, dtype=torch.long)
+        if self.groups == 1:
+            tensor.index_fill_(self.dim, places, 0)
+        else:
+            view = self.slices(tensor)
+            view[places // view.shape[1], places % view.shape[1]] = 0
 
     def __str__(self) -> str:
         return f"{self.parameter}[dim {self.dim}: {len(self.indices)}]"
@@ -52,12 +72,19 @@ class ChannelGroup:
     members : tuple of Member
     reason : str, optional
         Why the group must stay whole; None where it can be pruned.
+    shape : tuple of int
+        ``(size,)``, or ``(rows, columns)`` where the channels form rows (heads, groups of a convolution) that keep
+        equally many each.
+    same_columns : bool
+        Whether the rows must keep the *same* columns.
     """
 
     name: str
     size: int
     members: tuple[Member, ...]
     reason: str | None = None
+    shape: tuple[int, ...] = ()
+    same_columns: bool = False
 
     @property
     def prunable(self) -> bool:
@@ -66,7 +93,8 @@ class ChannelGroup:
 
     def __str__(self) -> str:
         state = "prunable" if self.prunable else f"whole: {self.reason}"
-        return f"{self.name} ({self.size} channels, {state}): {', '.join(map(str, self.members))}"
+        size = " x ".join(map(str, self.shape)) or str(self.size)
+        return f"{self.name} ({size} channels, {state}): {', '.join(map(str, self.members))}"
 
 
 def channel_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[ChannelGroup, ...]:
@@ -94,41 +122,63 @@ def channel_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tupl
 
 def groups_of(labelled: LabelledGraph) -> tuple[ChannelGroup, ...]:
     """Collect the channels of a labelled graph into groups."""
-    channels = channels_by_group(labelled)
-    position = {root: (name, k) for name, (roots, _) in channels.items() for k, root in enumerate(roots)}
-    members: dict[str, list[Member]] = {name: [] for name in channels}
-    seen: set[int] = set()
+    found = channels_by_group(labelled)
+    place = np.full((labelled.labels.count, 2), -1)
+    for number, (roots, _) in enumerate(found.values()):
+        place[roots, 0], place[roots, 1] = number, np.arange(len(roots))
+    members: list[list[Member]] = [[] for _ in found]
+    root, seen = labelled.channels.root, set()
     for node in labelled.stored_nodes():
-        tensor = labelled.trace.tensor(node)
+        tensor, name = labelled.trace.tensor(node), str(node.target)
         if id(tensor) in seen or not isinstance(tensor, nn.Parameter):
             continue
         seen.add(id(tensor))
-        for dim, ids in enumerate(labelled.dims[node]):
-            parts: dict[str, list[tuple[int, int]]] = {}
-            for index, label in enumerate(ids.tolist()):
-                place = position.get(labelled.labels.find(label))
-                if place is not None:
-                    parts.setdefault(place[0], []).append((index, place[1]))
-            for name, pairs in parts.items():
-                indices, owners = zip(*pairs, strict=True)
-                members[name].append(Member(str(node.target), dim, indices, owners))
+        evaluated = name in labelled.trace.evaluated.names
+        raw = labelled.trace.evaluated.names.get(name, name)
+        dims = [(block.dims[0], block.ids, 1) for block in labelled.blocks[node]]
+        if node in labelled.grouped:
+            dims.append((1, labelled.grouped[node].ravel(), len(labelled.grouped[node])))
+        for dim, ids, groups in dims:
+            if raw is None or (evaluated and not labelled.trace.evaluated.follows(name, dim)):
+                continue
+            for number in np.unique(place[root[ids], 0]).tolist():
+                if number >= 0:
+                    indices = np.flatnonzero(place[root[ids], 0] == number)
+                    channels = place[root[ids[indices]], 1]
+                    members[number].append(Member(raw, dim, tuple(indices.tolist()), tuple(channels.tolist()), groups))
+    shapes = {root[grid.ids].tobytes(): grid for grid in labelled.labels.grids}
     return tuple(
-        ChannelGroup(name, len(roots), tuple(members[name]), reason) for name, (roots, reason) in channels.items()
+        ChannelGroup(name, len(roots), tuple(members[number]), reason, *_shape(roots, shapes))
+        for number, (name, (roots, reason)) in enumerate(found.items())
     )
 
 
+def _shape(roots: list[int], grids: Mapping[bytes, Grid]) -> tuple[tuple[int, ...], bool]:
+    """Return rows and columns of a group that is a grid, and whether rows keep the same columns."""
+    grid = grids.get(np.array(roots, dtype=np.int64).tobytes())
+    return ((len(roots),), False) if grid is None else (grid.ids.shape, grid.product)
+
+
 def channels_by_group(labelled: LabelledGraph) -> dict[str, tuple[list[int], str | None]]:
-    """Return for each group its channels (root labels, in order) and the reason why it is pinned, if it is."""
-    labels = labelled.labels
-    roots = sorted({labels.find(label) for label in labelled.owners})
-    parts: dict[tuple[str, int, str | None], list[int]] = {}
-    for root in roots:
-        reason = labels.pinned(root)
-        if reason != WHOLE:
-            parts.setdefault((*labelled.owners[root], reason), []).append(root)
+    """Return for each group its channels (root labels, in order) and the reason why it is pinned, if it is.
+
+    What stands for a whole row of others (a head, in a table of biases by head) is no channel of its own.
+    """
+    channels, labels = labelled.channels, labelled.labels
+    produced = set(np.unique(channels.root[np.concatenate([i.ravel() for i in labelled.produced] or [[]]).astype(int)]))
+    rows = set(np.concatenate([channels.root[grid.rows] for grid in labels.grids] or [[]]).astype(int)) - produced
+    grid_of = np.full(labels.count, -1)
+    for number, grid in enumerate(labels.grids):
+        grid_of[channels.root[grid.ids]] = number
+    parts: dict[tuple[str, int, str | None, int], list[int]] = {}
+    for root in np.unique(channels.root).tolist():
+        owner, reason = labels.owner(root), channels.pinned(root)
+        if owner is not None and reason != WHOLE and root not in rows:
+            parts.setdefault((*owner, reason, int(grid_of[root])), []).append(root)
     groups: dict[str, tuple[list[int], str | None]] = {}
-    for (owner, dim, reason), members in parts.items():
-        base = owner if dim == 0 else f"{owner}:{dim}"
+    for (owner_name, dim, reason, _), members in parts.items():
+        raw = labelled.trace.evaluated.names.get(owner_name) or owner_name
+        base = raw if dim == 0 else f"{raw}:{dim}"
         name, count = base, 1
         while name in groups:
             count += 1
@@ -177,7 +227,7 @@ def apply_masks(model: nn.Module, groups: Iterable[ChannelGroup], masks: Masks) 
     """
     groups = tuple(groups)
     check_masks(groups, masks)
-    masked = copy.deepcopy(model)
+    masked = baked(model)
     parameters = dict(masked.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for group in groups:
@@ -186,5 +236,5 @@ def apply_masks(model: nn.Module, groups: Iterable[ChannelGroup], masks: Masks) 
                 continue
             for member in group.members:
                 closed = [i for i, channel in zip(member.indices, member.channels, strict=True) if not keep[channel]]
-                parameters[member.parameter].index_fill_(member.dim, torch.tensor(closed, dtype=torch.long), 0)
+                member.close(parameters[member.parameter], closed)
     return masked

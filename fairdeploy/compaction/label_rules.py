@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,12 @@ import torch
 from torch import Tensor, fx
 
 from fairdeploy.compaction import ops
-from fairdeploy.compaction.labels import WHOLE, Dims, Ids, LabelledGraph, tensors_among
+from fairdeploy.compaction.graph_labels import INPUT, WHOLE, Blocks, LabelledGraph
+from fairdeploy.compaction.labels import Block, Ids
+from fairdeploy.compaction.moves import keep_rectangular, moved
+from fairdeploy.compaction.relate import Letter, Lettered, Operand, emit, mix, relate
 
-Rule = Callable[[LabelledGraph, fx.Node], Dims]
+Rule = Callable[[LabelledGraph, fx.Node], Blocks]
 
 
 def follow(labelled: LabelledGraph, node: fx.Node) -> None:
@@ -22,186 +24,325 @@ def follow(labelled: LabelledGraph, node: fx.Node) -> None:
         if isinstance(labelled.values[node], tuple | list):
             _unknown(labelled, node)
         return
-    labelled.dims[node] = _RULES.get(node.target, _unknown)(labelled, node)
+    labelled.blocks[node] = _RULES.get(node.target, _unknown)(labelled, node)
 
 
-def _unknown(labelled: LabelledGraph, node: fx.Node) -> Dims:
+def _unknown(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     """Pin everything that an operation without a rule touches, and say its name."""
-    culprit = node.args[0] if node.target is operator.getitem else node
-    assert isinstance(culprit, fx.Node)
+    culprit = node
+    while culprit.target is ops.getitem and isinstance(culprit.args[0], fx.Node):
+        culprit = culprit.args[0]
+    if any(labelled.blocks.get(source) for source in node.all_input_nodes):
+        labelled.unknown.setdefault(ops.title(culprit))
     return _pin_operands(labelled, node, f"{ops.title(culprit)} has no rule")
 
 
-def _pin_operands(labelled: LabelledGraph, node: fx.Node, reason: str) -> Dims:
-    for source in tensors_among(labelled, node.all_input_nodes):
-        for ids in labelled.dims[source]:
-            labelled.labels.pin(ids, reason)
-    return tuple(labelled.labels.fixed(size, reason) for size in labelled.shapes.get(node, ()))
+def _pin_operands(labelled: LabelledGraph, node: fx.Node, reason: str) -> Blocks:
+    for source in node.all_input_nodes:
+        for block in labelled.blocks.get(source, ()):
+            labelled.labels.pin(block.ids, reason)
+    return ()
 
 
-def _elementwise(labelled: LabelledGraph, node: fx.Node) -> Dims:
-    """Unite aligned dimensions; a single element that is broadcast stays."""
-    shape = labelled.shapes[node]
-    result: list[Ids | None] = [None] * len(shape)
-    for source in tensors_among(labelled, node.all_input_nodes):
-        dims = labelled.dims[source]
-        for place, ids in enumerate(dims, start=len(shape) - len(dims)):
-            known = result[place]
-            if len(ids) != shape[place]:
-                labelled.labels.pin(ids, WHOLE)
-            elif known is None:
-                result[place] = ids
-            else:
-                labelled.labels.unite(known, ids)
-    return tuple(labelled.labels.fixed(n, WHOLE) if r is None else r for r, n in zip(result, shape, strict=True))
+def _operand(labelled: LabelledGraph, source: Any, letters: Sequence[Letter]) -> Operand:
+    """Return an operand with a letter for each dimension, counted from the last; none where it is broadcast."""
+    shape = labelled.shapes[source]
+    own = letters[len(letters) - len(shape) :]
+    return Operand(
+        labelled.blocks[source],
+        tuple(letter if size != 1 else None for letter, size in zip(own, shape, strict=True)),
+    )
 
 
-def _channelwise(labelled: LabelledGraph, node: fx.Node) -> Dims:
+def _meet(
+    labelled: LabelledGraph,
+    node: fx.Node,
+    operands: Sequence[tuple[Any, Sequence[Letter]]],
+    result: Sequence[Letter],
+    stiff: Sequence[Letter] = (),
+) -> Blocks:
+    """Relate operands, given with a letter for each of their dimensions, and return the result's blocks."""
+    lettered = [_operand(labelled, source, letters) for source, letters in operands if isinstance(source, fx.Node)]
+    given = any(isinstance(source, fx.Node) and source.op == "placeholder" for source, _ in operands)
+    reason = INPUT if given else f"{ops.title(node)} mixes it"
+    joined = relate(labelled.labels, lettered, frozenset(stiff), reason)
+    return emit(labelled.labels, joined, result)
+
+
+def _elementwise(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    letters = range(len(labelled.shapes[node]))
+    sources = [source for source in node.all_input_nodes if source in labelled.shapes]
+    return _meet(labelled, node, [(source, letters) for source in sources], letters)
+
+
+def _fill(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    """Tensors made of one value: any part of them is as good as any other."""
+    sizes = ops.argument(node, 0 if node.target not in ops.NEW else 1, "size")
+    if not isinstance(sizes, list | tuple):
+        return ()
+    return tuple(
+        Block((dim,), labelled.labels.fresh(size))
+        for dim, size in enumerate(sizes)
+        if isinstance(size, int) and size > 1
+    )
+
+
+def _channelwise(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     """Batch norm, PReLU: every vector goes with dimension 1 of the input."""
     source, *vectors = (arg for arg in node.args if isinstance(arg, fx.Node))
-    dims = labelled.dims[source]
-    for vector in vectors:
-        (ids,) = labelled.dims[vector]
-        if len(ids) == len(dims[1]):
-            labelled.labels.unite(dims[1], ids)
-        else:
-            labelled.labels.pin(ids, WHOLE)
-    return dims
+    letters = range(len(labelled.shapes[source]))
+    stiff: Sequence[Letter] = ()
+    if node.target in ops.INSTANCE_NORM or (node.target in ops.BATCH_NORM and node.args[5]):
+        stiff = [letter for letter in letters if letter > 1 or (letter == 0 and node.target in ops.BATCH_NORM)]
+    return _meet(labelled, node, [(source, letters), *((vector, [1]) for vector in vectors)], letters, stiff)
 
 
-def _linear(labelled: LabelledGraph, node: fx.Node) -> Dims:
-    operands = ops.contraction(node)
-    if operands is None:
-        return _pin_operands(labelled, node, f"{ops.title(node)} with a computed weight has no rule")
-    source, weight, bias = (None if one is None else labelled.dims[one] for one in operands)
-    assert source is not None
-    assert weight is not None
-    labelled.labels.unite(weight[1], source[-1])
-    if bias is not None:
-        labelled.labels.unite(weight[0], bias[0])
-    return (*source[:-1], weight[0])
+def _layer_norm(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    """Pin what is normalised, or let go whole slices of it."""
+    source, sizes = node.args[:2]
+    letters = range(len(labelled.shapes[source]))  # type: ignore[index]
+    normalised = letters[-len(sizes) :]  # type: ignore[arg-type]
+    vectors = [(arg, normalised) for arg in node.args[2:4] if isinstance(arg, fx.Node)]
+    return _meet(labelled, node, [(source, letters), *vectors], letters, normalised)
 
 
-def _convolution(labelled: LabelledGraph, node: fx.Node) -> Dims:
-    """Contract input channels; in a depthwise convolution output i * m + j goes with input i."""
-    operands = ops.contraction(node)
-    if operands is None or len(labelled.shapes[operands[0]]) != len(labelled.shapes[operands[1]]):
-        return _pin_operands(labelled, node, f"{ops.title(node)} with a computed weight has no rule")
-    labels, (source, weight, bias) = labelled.labels, operands
-    groups = ops.convolution(node)[3]
-    inputs, outputs = labelled.dims[source][1], labelled.dims[weight][0]
-    if groups not in (1, len(inputs)):
-        return _pin_operands(labelled, node, f"{ops.title(node)} with {groups} groups has no rule")
-    for kernel in labelled.dims[weight][2:]:
-        labels.pin(kernel, WHOLE)
-    if groups == 1:
-        labels.unite(labelled.dims[weight][1], inputs)
-    else:
-        labels.unite(np.repeat(inputs, len(outputs) // groups), outputs)
-        labels.pin(labelled.dims[weight][1], WHOLE)
-    if bias is not None:
-        labels.unite(outputs, labelled.dims[bias][0])
-    return (labelled.dims[source][0], outputs, *_spatial(labelled, node))
+def _group_norm(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    """Let the channels of a group stay or go together."""
+    source, groups = node.args[:2]
+    letters = range(len(labelled.shapes[source]))  # type: ignore[index]
+    vectors = [(arg, [1]) for arg in node.args[2:4] if isinstance(arg, fx.Node)]
+    result = _meet(labelled, node, [(source, letters), *vectors], letters, letters[2:])
+    for block in result:
+        if 1 in block.dims:
+            ids = block.ids.reshape(int(groups), -1)  # type: ignore[call-overload]
+            if block.dims != (1,) or len(ids) == 1:
+                labelled.labels.pin(ids, f"{ops.title(node)} mixes it")
+            else:
+                labelled.labels.unite(np.broadcast_to(ids[:, :1], ids.shape), ids)
+    return result
 
 
-def _spatial(labelled: LabelledGraph, node: fx.Node) -> Dims:
-    """Pin the input's dimensions behind the channels and return fixed ones of the result."""
-    source = node.all_input_nodes[0]
+def _linear(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    source, weight, bias = ops.weighted(node)  # type: ignore[misc]
+    outer = list(range(len(labelled.shapes[source]) - 1))
+    if len(labelled.shapes[weight]) == 1:
+        return _meet(labelled, node, [(source, [*outer, "in"]), (weight, ["in"])], outer)
+    operands = [(source, [*outer, "in"]), (weight, ["out", "in"]), (bias, ["out"])]
+    return _produced(labelled, _meet(labelled, node, operands, [*outer, "out"]), len(outer))
+
+
+def _produced(labelled: LabelledGraph, blocks: Blocks, dim: int) -> Blocks:
+    """Note that a layer makes the channels of a dimension."""
+    labelled.produced.extend(block.ids for block in blocks if dim in block.dims)
+    return blocks
+
+
+def _convolution(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    source, weight, bias = ops.weighted(node)  # type: ignore[misc]
+    rank = len(labelled.shapes[weight])
+    groups = ops.groups_of(node)
+    if len(labelled.shapes[source]) != rank or not isinstance(groups, int):
+        return _pin_operands(labelled, node, f"{ops.title(node)} with computed groups has no rule")
+    kernel = [f"k{dim}" for dim in range(rank - 2)]
+    space, result = [f"x{dim}" for dim in range(rank - 2)], [f"y{dim}" for dim in range(rank - 2)]
+    for block in labelled.blocks[weight]:
+        if block.dims[0] > 1:
+            labelled.labels.pin(block.ids, WHOLE)
+    if groups > 1:
+        return _grouped(labelled, node, groups)
+    own = ["out", "in"] if node.target in ops.CONVOLUTION else ["in", "out"]
+    operands = [(source, ["batch", "in", *space]), (weight, [*own, *kernel]), (bias, ["out"])]
+    return _produced(labelled, _meet(labelled, node, operands, ["batch", "out", *result], [*kernel, *space]), 1)
+
+
+def _grouped(labelled: LabelledGraph, node: fx.Node, groups: int) -> Blocks:
+    """Contract input channels within each group; groups stay while an input or an output of theirs does.
+
+    The weight's dimension of inputs [i] stands for other channels in every group, so its labels [groups, i] are
+    kept beside the graph's blocks, in `LabelledGraph.grouped`.
+    """
+    labels = labelled.labels
+    source, weight, bias = ops.weighted(node)  # type: ignore[misc]
+    transposed = node.target in ops.TRANSPOSED
     reason = f"{ops.title(node)} mixes it"
-    for ids in labelled.dims[source][2:]:
-        labelled.labels.pin(ids, reason)
-    return tuple(labelled.labels.fixed(size, reason) for size in labelled.shapes[node][2:])
+    for block in labelled.blocks[source]:
+        if block.dims != (1,):
+            labels.pin(block.ids, reason)
+    inputs = _over(labelled.blocks[source], 1)
+    first, second = _over(labelled.blocks[weight], 0), _over(labelled.blocks[weight], 1)
+    shape = labelled.shapes[weight]
+    if first is None or (transposed and inputs is None) or not labelled.is_stored_once(weight):
+        return _pin_operands(labelled, node, f"{ops.title(node)} with a computed weight or input has no rule")
+    if second is not None:
+        labels.pin(second, WHOLE)
+    per_group = first.reshape(groups, -1)
+    if transposed:
+        assert inputs is not None
+        labels.unite(inputs, first)
+        across = labels.fresh(groups, shape[1], owner=(str(weight.target), 1))
+    elif inputs is None:
+        across = labels.fresh(groups, shape[1])
+        labels.pin(across, reason)
+    else:
+        across = inputs.reshape(groups, -1)
+    if across.shape[1] == 1:
+        labels.unite(np.broadcast_to(across, per_group.shape), per_group)
+    labels.unite(labels.rows(per_group), labels.rows(across))
+    labelled.grouped[weight] = across
+    outputs = across.ravel() if transposed else first
+    labelled.produced.append(outputs)
+    if isinstance(bias, fx.Node):
+        for block in labelled.blocks[bias]:
+            labels.unite(block.ids, outputs)
+    return (Block((1,), outputs),)
 
 
-def _pool(labelled: LabelledGraph, node: fx.Node) -> Dims:
+def _over(blocks: Blocks, dim: int) -> Ids | None:
+    """Return the labels of a dimension that is a block of its own."""
+    return next((block.ids for block in blocks if block.dims == (dim,)), None)
+
+
+def _matmul(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    first, second, *_ = node.args[-2:]
+    shapes = [labelled.shapes[operand] for operand in (first, second)]  # type: ignore[index]
+    batch = list(range(max(len(shape) for shape in shapes) - 2, 0, -1))
+    left = [*batch, "rows", "in"] if len(shapes[0]) > 1 else ["in"]
+    right = [*batch, "in", "columns"] if len(shapes[1]) > 1 else ["in"]
+    kept = ([*batch] if max(map(len, shapes)) > 2 else []) + ["rows"] * (len(shapes[0]) > 1)
+    result = kept + ["columns"] * (len(shapes[1]) > 1)
+    operands = [(first, left), (second, right)]
+    if node.target in ops.ADD_MATMUL:
+        operands.insert(0, (node.args[0], result))
+    return _meet(labelled, node, operands, result)
+
+
+def _attention(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    query, key, value = node.args[:3]
+    if ops.argument(node, 7, "enable_gqa", False):
+        return _pin_operands(labelled, node, f"{ops.title(node)} with enable_gqa has no rule")
+    outer: list[Letter] = list(range(len(labelled.shapes[node]) - 2))
+    operands = [(query, [*outer, "to", "dim"]), (key, [*outer, "from", "dim"]), (value, [*outer, "from", "out"])]
+    operands.append((ops.argument(node, 3, "attn_mask"), [*outer, "to", "from"]))
+    return _meet(labelled, node, operands, [*outer, "to", "out"], ["from"])
+
+
+def _einsum(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    equation, operands = str(node.args[0]).replace(" ", ""), node.args[1]
+    inputs, arrow, result = equation.partition("->")
+    terms = inputs.split(",")
+    letters = "".join(terms)
+    if "." in equation or any(len(set(term)) < len(term) for term in terms):
+        return _pin_operands(labelled, node, f"{ops.title(node)} '{equation}' has no rule")
+    if not arrow:
+        result = "".join(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
+    return _meet(labelled, node, list(zip(operands, terms, strict=True)), result)  # type: ignore[arg-type]
+
+
+def _pool(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    """Pass batch and channels, mix the rest."""
     source = node.all_input_nodes[0]
     if len(labelled.shapes[source]) < 3 or len(labelled.shapes[source]) != len(labelled.shapes[node]):
         return _unknown(labelled, node)
-    return (*labelled.dims[source][:2], *_spatial(labelled, node))
+    letters = range(len(labelled.shapes[source]))
+    return _meet(labelled, node, [(source, letters)], letters, letters[2:])
 
 
-def _reduce(labelled: LabelledGraph, node: fx.Node) -> Dims:
-    """Pin what is reduced (a mean divides by the old width), keep the rest."""
+def _reduce(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    """Mix what is reduced (a mean divides by the old width), keep the rest; a sum contracts."""
     source = node.all_input_nodes[0]
-    dims = labelled.dims[source]
-    reduced = reduced_dims(node, len(dims))
-    reason = f"{ops.title(node)} mixes it"
-    for dim in reduced:
-        labelled.labels.pin(dims[dim], reason)
-    rest = [ids for dim, ids in enumerate(dims) if dim not in reduced]
-    if len(rest) == len(labelled.shapes[node]):
-        return tuple(rest)
-    return tuple(labelled.labels.fixed(1, reason) if dim in reduced else ids for dim, ids in enumerate(dims))
+    rank = len(labelled.shapes[source])
+    reduced = ops.dims_of(node, rank)
+    dropped = len(labelled.shapes[node]) < rank
+    result = [None if dim in reduced else dim for dim in range(rank) if not (dropped and dim in reduced)]
+    stiff = () if node.target in ops.TOTAL else tuple(reduced)
+    return _meet(labelled, node, [(source, range(rank))], result, stiff)  # type: ignore[arg-type]
 
 
-def reduced_dims(node: fx.Node, rank: int) -> frozenset[int]:
-    """Return the dimensions that a reduction takes together; none named means all."""
-    named = ops.argument(node, 1, "dim")
-    if named is None or named == []:
-        return frozenset(range(rank))
-    return frozenset(int(dim) % rank for dim in (named if isinstance(named, list | tuple) else [named]))
-
-
-def _softmax(labelled: LabelledGraph, node: fx.Node) -> Dims:
-    dims = labelled.dims[node.all_input_nodes[0]]
-    for dim in reduced_dims(node, len(dims)):
-        labelled.labels.pin(dims[dim], f"{ops.title(node)} mixes it")
-    return dims
-
-
-def _concatenate(labelled: LabelledGraph, node: fx.Node) -> Dims:
-    parts = [labelled.dims[part] for part in ops.parts(node)]
-    along = int(ops.argument(node, 1, "dim", 0)) % len(labelled.shapes[node])
-    result = list(parts[0])
-    for part in parts[1:]:
-        for dim, ids in enumerate(part):
-            if dim == along:
-                result[dim] = np.concatenate([result[dim], ids])
-            else:
-                labelled.labels.unite(result[dim], ids)
-    return tuple(result)
-
-
-def _move(labelled: LabelledGraph, node: fx.Node) -> Dims:
-    """Ask the operation itself: run it on each dimension's index numbers and see where they come out.
-
-    A dimension that comes out along one dimension labels that one; along none or several it is pinned, as is
-    whatever was padded or belongs to several labelled dimensions at once.
-    """
-    if (strange := _unreadable(node)) is not None:
-        return _pin_operands(labelled, node, f"{ops.title(node)} with {strange} has no rule")
-    dims, shape, labels = labelled.dims[node.all_input_nodes[0]], labelled.shapes[node], labelled.labels
-    if all((ids < 0).all() for ids in dims):
-        return tuple(labels.fixed(size, labels.reason(dims[0])) for size in shape)
-    reason = f"{ops.title(node)} rearranges it"
-    result = [labels.fixed(size, reason) for size in shape]
-    for dim, ids in enumerate(dims):
-        if (ids < 0).all():
-            continue
-        moved = _come_out(labelled, node, dim)
-        along = _varies(moved)
-        if len(along) == 1 and node.target not in ops.SELECT and (result[along[0]] < 0).all():
-            index = moved.movedim(along[0], 0).flatten(1).amax(1).long().numpy()
-            result[along[0]] = np.where(index > 0, ids[np.maximum(index, 1) - 1], result[along[0]])
-            continue
-        labels.pin(ids, WHOLE if len(ids) == 1 else reason)
-        for d in along:
-            labels.pin(result[d], reason)
-    return tuple(result)
-
-
-def _varies(numbers: Tensor) -> list[int]:
-    """Return the dimensions along which a tensor's numbers (zero is padding) change."""
-    lowest = numbers.where(numbers > 0, torch.inf)
-    return [d for d in range(numbers.ndim) if bool((lowest.amin(d) < numbers.amax(d)).any())]
-
-
-def _come_out(labelled: LabelledGraph, node: fx.Node, dim: int) -> Tensor:
-    """Run a shape operation on the index numbers 1, 2, ... of one dimension of its input."""
+def _along(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    """Softmax, cumulative sums: mix along one dimension."""
     source = node.all_input_nodes[0]
-    shape = labelled.shapes[source]
-    numbers = torch.arange(1.0, shape[dim] + 1).reshape([-1 if d == dim else 1 for d in range(len(shape))])
-    return run_on(labelled.values, node, source, numbers.expand(shape).contiguous())
+    letters = range(len(labelled.shapes[source]))
+    return _meet(labelled, node, [(source, letters)], letters, tuple(ops.dims_of(node, len(letters))))
+
+
+def _col2im(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    """Let all places of a channel stay or go together."""
+    source = node.all_input_nodes[0]
+    channels = labelled.shapes[node][1]
+    ids = _over(labelled.blocks[source], 1)
+    if ids is None or len(labelled.shapes[source]) != 3:
+        return _pin_operands(labelled, node, f"{ops.title(node)} mixes it")
+    places = ids.reshape(channels, -1)
+    labelled.labels.unite(np.broadcast_to(places[:, :1], places.shape), places)
+    return (Block((1,), places[:, 0]),)
+
+
+def _concatenate(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    """Join labels along one dimension, unite them along the others."""
+    labels, parts = labelled.labels, ops.parts(node)
+    shape = labelled.shapes[node]
+    along = int(ops.argument(node, 1, "dim", 0)) % len(shape)
+    sizes = [labelled.shapes[part][along] for part in parts]
+    own = [next((block for block in labelled.blocks[part] if along in block.dims), None) for part in parts]
+    dims = max((block.dims for block in own if block), key=len, default=())
+    if any(block is None or block.dims != dims for block in own):
+        dims = dims and (along,)
+    pieces: list[Ids] = []
+    others: list[Operand] = []
+    for part, block, size in zip(parts, own, sizes, strict=True):
+        letters = tuple(None if dim in dims or n == 1 else dim for dim, n in enumerate(labelled.shapes[part]))
+        others.append(Operand(tuple(other for other in labelled.blocks[part] if other is not block), letters))
+        if block is None:
+            pieces.append(labels.fresh(size))
+            labels.pin(pieces[-1], WHOLE if labelled.is_constant(part) else f"{ops.title(node)} joins it")
+        else:
+            softened = mix(labels, Lettered(block.dims, block.ids), frozenset(block.dims).difference(dims), "")
+            assert softened is not None
+            pieces.append(softened.ids)
+    joined = relate(labels, others, frozenset(), f"{ops.title(node)} mixes it")
+    blocks = emit(labels, joined, range(len(shape)))
+    if not dims:
+        return blocks
+    axis = dims.index(along)
+    if len(dims) > 1:
+        flat = [np.moveaxis(piece, axis, -1).reshape(-1, piece.shape[axis]) for piece in pieces]
+        for piece in flat[1:]:
+            labels.unite(labels.rows(flat[0]), labels.rows(piece))
+    result = np.concatenate(pieces, axis)
+    keep_rectangular(labels, result)
+    return (*blocks, Block(dims, result))
+
+
+def _embedding(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    weight, index = node.args[:2]
+    outer = list(range(len(labelled.shapes[index])))  # type: ignore[index]
+    operands = [(weight, ["word", "dim"])]
+    return _meet(labelled, node, operands, [*outer, "dim"], ["word"])
+
+
+def _index(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    """Pick by constant numbers: a move. Pick by numbers that depend on the input: what is indexed stays whole."""
+    source = node.args[0]
+    indices = [other for other in node.all_input_nodes if other is not source]
+    for index in indices:
+        for block in labelled.blocks[index]:
+            labelled.labels.pin(block.ids, WHOLE)
+    if all(labelled.is_constant(index) for index in indices):
+        return _move(labelled, node)
+    return _pin_operands(labelled, node, f"{ops.title(node)} picks by computed numbers")
+
+
+def _move(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    source = node.all_input_nodes[0]
+    if not labelled.blocks[source]:
+        return ()
+    return moved(
+        labelled.labels,
+        labelled.blocks[source],
+        labelled.shapes[source],
+        lambda numbers: run_on(labelled.values, node, source, numbers),
+        f"{ops.title(node)} picks it out",
+    )
 
 
 def run_on(values: dict[fx.Node, Any], node: fx.Node, source: fx.Node, replacement: Tensor) -> Tensor:
@@ -210,31 +351,32 @@ def run_on(values: dict[fx.Node, Any], node: fx.Node, source: fx.Node, replaceme
     def value(other: fx.Node) -> Any:
         return replacement if other is source else values[other]
 
-    result: Tensor = node.target(*fx.map_arg(node.args, value), **fx.map_arg(node.kwargs, value))  # type: ignore[operator]
+    function = torch.reshape if node.target in ops.VIEW else node.target
+    args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
+    if node.target in ops.PAD and ops.argument(node, 2, "mode", "constant") == "constant":
+        args, kwargs = args[:2], {}
+    result: Tensor = function(*args, **kwargs)  # type: ignore[operator]
     return result
-
-
-def _unreadable(node: fx.Node) -> str | None:
-    """Return what makes a shape operation one that index numbers do not explain."""
-    if node.target in ops.SLICE and ops.argument(node, 4, "step", 1) != 1:
-        return "a step"
-    if node.target in ops.PAD:
-        default_mode = node.target is ops.aten.constant_pad_nd.default
-        mode = "constant" if default_mode else ops.argument(node, 2, "mode", "constant")
-        value = ops.argument(node, 2 if default_mode else 3, "value", 0)
-        if mode != "constant" or value not in (None, 0, 0.0):
-            return f"mode {mode} and value {value}"
-    return None
 
 
 _RULES: dict[Any, Rule] = {
     **dict.fromkeys(ops.ELEMENTWISE, _elementwise),
-    **dict.fromkeys(ops.BATCH_NORM | ops.PRELU, _channelwise),
+    **dict.fromkeys(ops.CREATE, lambda labelled, node: ()),
+    **dict.fromkeys(ops.FILLED, _fill),
+    **dict.fromkeys(ops.BATCH_NORM | ops.INSTANCE_NORM | ops.PRELU, _channelwise),
+    **dict.fromkeys(ops.LAYER_NORM, _layer_norm),
+    **dict.fromkeys(ops.GROUP_NORM, _group_norm),
     **dict.fromkeys(ops.LINEAR, _linear),
-    **dict.fromkeys(ops.CONVOLUTION, _convolution),
+    **dict.fromkeys((*ops.CONVOLUTION, *ops.TRANSPOSED), _convolution),
+    **dict.fromkeys(ops.MATMUL | ops.ADD_MATMUL, _matmul),
+    **dict.fromkeys(ops.ATTENTION, _attention),
+    **dict.fromkeys(ops.EINSUM, _einsum),
     **dict.fromkeys(ops.POOL, _pool),
     **dict.fromkeys(ops.REDUCE, _reduce),
-    **dict.fromkeys(ops.SOFTMAX, _softmax),
+    **dict.fromkeys(ops.ALONG, _along),
+    **dict.fromkeys(ops.COL2IM, _col2im),
     **dict.fromkeys(ops.CONCATENATE, _concatenate),
+    **dict.fromkeys(ops.EMBEDDING, _embedding),
+    **dict.fromkeys(ops.INDEX, _index),
     **dict.fromkeys(ops.MOVE, _move),
 }

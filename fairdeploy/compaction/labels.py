@@ -1,171 +1,160 @@
-"""Which channels go together: labels on every dimension of every parameter, united along the graph.
+"""Which elements go together: labels on the dimensions of every tensor, united along the graph.
 
-Every index of every parameter dimension gets a label of its own. Labels are carried through the graph, dimension
-by dimension, and united where an operation needs two of them to stay or go together. What must stay whatever
-happens (inputs, outputs, whatever an unknown operation touches) is pinned, with the reason.
+Every index of every parameter dimension gets a label of its own. Labels are carried through the graph in *blocks*
+and united where an operation needs two of them to stay or go together. What must stay whatever happens (inputs,
+outputs, whatever an unknown operation touches) is pinned, with the reason. Labels united form a channel; the
+smallest one names it, so that a channel is named after its producer.
 
-A dimension of a tensor carries an int array: a label (>= 0) for each index, or a reason (< 0) why that index is
-pinned. Labels united form a channel; the smallest one names it, so that a channel is named after its producer.
+A block is an int array of labels over one or several dimensions of a tensor. A view of 8 channels as 2 heads of
+4 gives one block [2, 4] with the eight labels, so heads and dimensions may be removed apart as long as the tensor
+stays rectangular: each head keeps equally many. That is what a `Grid` demands, the only other kind of constraint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, fx
-
-from fairdeploy.compaction.trace import Trace
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 Ids = NDArray[np.int64]
-Dims = tuple[Ids, ...]
-
-INPUT = "input of the network"
-OUTPUT = "output of the network"
-WHOLE = "not a channel dimension"  # kernels, single elements that are broadcast: pinned, and nothing to report
 
 
-class Labels:
-    """Labels 0, 1, 2, ... under union, some of them pinned."""
-
-    def __init__(self) -> None:
-        self._parent: list[int] = []
-        self._pinned: dict[int, str] = {}
-        self._reasons: list[str] = []
-
-    def fresh(self, count: int) -> Ids:
-        """Return `count` new labels."""
-        start = len(self._parent)
-        self._parent.extend(range(start, start + count))
-        return np.arange(start, start + count)
-
-    def fixed(self, count: int, reason: str) -> Ids:
-        """Return the ids [count] of indices that stay because of `reason`."""
-        if reason not in self._reasons:
-            self._reasons.append(reason)
-        return np.full(count, -1 - self._reasons.index(reason))
-
-    def reason(self, ids: Ids) -> str:
-        """Return why the first index of a fixed dimension stays."""
-        return self._reasons[-1 - int(ids[0])] if len(ids) else WHOLE
-
-    def find(self, label: int) -> int:
-        """Return the smallest label united with this one."""
-        root = label
-        while self._parent[root] != root:
-            root = self._parent[root]
-        while self._parent[label] != root:
-            self._parent[label], label = root, self._parent[label]
-        return root
-
-    def pinned(self, label: int) -> str | None:
-        """Return why a label is pinned, or None."""
-        return self._pinned.get(self.find(label))
-
-    def unite(self, first: Ids, second: Ids) -> None:
-        """Unite two dimensions of equal length, index by index; a pinned index pins its partner."""
-        for a, b in zip(first.tolist(), second.tolist(), strict=True):
-            if a >= 0 and b >= 0:
-                low, high = sorted((self.find(a), self.find(b)))
-                self._parent[high] = low
-                if high in self._pinned:
-                    self._pinned.setdefault(low, self._pinned.pop(high))
-            elif a >= 0 or b >= 0:
-                self._pinned.setdefault(self.find(max(a, b)), self._reasons[-1 - min(a, b)])
-
-    def pin(self, ids: Ids, reason: str) -> None:
-        """Pin a dimension."""
-        self.unite(ids, self.fixed(len(ids), reason))
-
-
-@dataclass
-class LabelledGraph:
-    """A trace with labels on every dimension of every tensor.
+@dataclass(frozen=True)
+class Block:
+    """Labels over some dimensions of a tensor; dimensions in no block stay whole.
 
     Attributes
     ----------
-    trace : Trace
-    labels : Labels
-    shapes : dict of Node to tuple of int
-        Shape of every tensor at batch size `trace.BATCH`.
-    dims : dict of Node to tuple of int array
-        Ids of every tensor, one array for each dimension.
-    owners : dict of int to (str, int)
-        For each label the parameter or buffer and the dimension that it was made for.
+    dims : tuple of int
+        From the outermost to the innermost; the number kept along the last may differ in place, not in count.
+    ids : array of int
+        One label for each combination of indices, its axes as in `dims`.
     """
 
-    trace: Trace
-    labels: Labels
-    shapes: dict[fx.Node, tuple[int, ...]]
-    values: dict[fx.Node, Any]
-    dims: dict[fx.Node, Dims] = field(default_factory=dict)
-    owners: dict[int, tuple[str, int]] = field(default_factory=dict)
-
-    def roots(self, ids: Ids) -> Ids:
-        """Return the channel of each index: its smallest label, or -1 where it is pinned."""
-        find, pinned = self.labels.find, self.labels.pinned
-        return np.array([find(i) if i >= 0 and pinned(i) is None else -1 for i in ids.tolist()], dtype=np.int64)
-
-    def stored_nodes(self) -> list[fx.Node]:
-        """Return the nodes that read a parameter or buffer."""
-        return [node for node in self.dims if node.op == "get_attr"]
+    dims: tuple[int, ...]
+    ids: Ids
 
 
-def label_graph(trace: Trace) -> LabelledGraph:
-    """Carry labels through a traced network.
+@dataclass(eq=False)
+class Grid:
+    """Labels [rows, columns] that must stay rectangular: every row that stays keeps equally many columns.
 
-    Returns
-    -------
-    LabelledGraph
-        With every union done; no label is fresh afterwards.
+    Attributes
+    ----------
+    ids : array of int [r, c]
+    rows : array of int [r]
+        Labels that stay exactly as long as something of the row does.
+    product : bool
+        Whether rows must keep the *same* columns.
     """
-    from fairdeploy.compaction.label_rules import follow
 
-    values = trace.run()
-    shapes = {node: tuple(value.shape) for node, value in values.items() if isinstance(value, Tensor)}
-    labelled = LabelledGraph(trace, Labels(), shapes, values)
-    _label_stored_tensors(labelled)
-    for node in trace.graph_module.graph.nodes:
-        if node.op == "placeholder":
-            labelled.dims[node] = tuple(labelled.labels.fixed(size, INPUT) for size in shapes[node])
-        elif node.op == "output":
-            for source in tensors_among(labelled, node.all_input_nodes):
-                for ids in labelled.dims[source]:
-                    labelled.labels.pin(ids, OUTPUT)
-        elif node.op != "get_attr":
-            follow(labelled, node)
-    return labelled
+    ids: Ids
+    rows: Ids
+    product: bool = False
 
 
-def tensors_among(labelled: LabelledGraph, nodes: Iterable[fx.Node]) -> list[fx.Node]:
-    """Return those nodes that carry labels."""
-    return [node for node in nodes if node in labelled.dims]
+@dataclass(frozen=True)
+class Channels:
+    """What is left of the labels once all unions are done.
+
+    Attributes
+    ----------
+    root : array of int [labels]
+        The smallest label united with each.
+    reason : array of int [labels]
+        At each root the index in `reasons` of why it is pinned, else -1.
+    reasons : list of str
+    """
+
+    root: Ids
+    reason: Ids
+    reasons: list[str]
+
+    def pinned(self, root: int) -> str | None:
+        """Return why a channel is pinned, or None."""
+        return None if self.reason[root] < 0 else self.reasons[self.reason[root]]
 
 
-def _label_stored_tensors(labelled: LabelledGraph) -> None:
-    """Give fresh labels to stored tensors: matrices' dimension 0 first, so that producers name their channels."""
-    nodes: dict[str, list[fx.Node]] = {}
-    names: dict[int, str] = {}
-    for node in labelled.shapes:
-        if node.op == "get_attr":
-            name = names.setdefault(id(labelled.trace.tensor(node)), str(node.target))
-            nodes.setdefault(name, []).append(node)
-    order = {name: place for place, name in enumerate(labelled.trace.dtypes)}
-    places = [(name, dim) for name, users in nodes.items() for dim in range(len(labelled.shapes[users[0]]))]
+@dataclass
+class Labels:
+    """Labels 0, 1, 2, ... under union, some of them pinned, some of them in grids."""
 
-    def producers_first(place: tuple[str, int]) -> tuple[bool, bool, int, int]:
-        name, dim = place
-        matrix = len(labelled.shapes[nodes[name][0]]) > 1
-        return dim > 0, not matrix, order.get(name, len(order)), dim
+    count: int = 0
+    grids: list[Grid] = field(default_factory=list)
+    _edges: list[tuple[Ids, Ids]] = field(default_factory=list)
+    _pins: list[tuple[Ids, int]] = field(default_factory=list)
+    _reasons: list[str] = field(default_factory=list)
+    _grid_of: dict[bytes, Grid] = field(default_factory=dict)
+    _owners: list[tuple[str, int]] = field(default_factory=list)
+    _starts: list[int] = field(default_factory=list)
 
-    made: dict[tuple[str, int], Ids] = {}
-    for name, dim in sorted(places, key=producers_first):
-        ids = labelled.labels.fresh(labelled.shapes[nodes[name][0]][dim])
-        labelled.owners.update(dict.fromkeys(ids.tolist(), (name, dim)))
-        made[name, dim] = ids
-    for name, users in nodes.items():
-        for node in users:
-            labelled.dims[node] = tuple(made[name, dim] for dim in range(len(labelled.shapes[node])))
+    def fresh(self, *shape: int, owner: tuple[str, int] | None = None) -> Ids:
+        """Return new labels, made for a dimension of a parameter or for none."""
+        start = self.count
+        self.count += int(np.prod(shape))
+        if owner is not None:
+            self._owners.extend((owner, ("", 0)))
+            self._starts.extend((start, self.count))
+        return np.arange(start, self.count).reshape(shape)
+
+    def owner(self, label: int) -> tuple[str, int] | None:
+        """Return the parameter or buffer and the dimension that a label was made for."""
+        place = bisect_right(self._starts, label) - 1
+        return self._owners[place] if place >= 0 and self._owners[place][0] else None
+
+    def unite(self, first: Ids, second: Ids) -> None:
+        """Unite two arrays of labels of one shape, element by element."""
+        if first is not second:
+            self._edges.append((first.ravel(), second.ravel()))
+
+    def pin(self, ids: Ids, reason: str) -> None:
+        """Let labels stay whatever happens."""
+        if reason not in self._reasons:
+            self._reasons.append(reason)
+        self._pins.append((ids.ravel(), self._reasons.index(reason)))
+
+    def rows(self, ids: Ids, *, product: bool = False) -> Ids:
+        """Return a label for each row of `ids` [r, c] that stays as long as something of the row does."""
+        if ids.shape[1] == 1:
+            return ids[:, 0]
+        unique, place = np.unique(ids, axis=0, return_inverse=True)
+        key = unique.tobytes()
+        grid = self._grid_of.get(key)
+        if grid is None:
+            grid = self._grid_of[key] = Grid(unique, self.fresh(len(unique)))
+            self.grids.append(grid)
+        grid.product |= product
+        return grid.rows[place.ravel()]
+
+    def channels(self) -> Channels:
+        """Carry out all unions; rows of grids that turn out to be one grid are united as well."""
+        while True:
+            root = self._components()
+            seen: dict[bytes, Grid] = {}
+            merged = False
+            for grid in self.grids:
+                other = seen.setdefault(root[grid.ids].tobytes(), grid)
+                if other is not grid:
+                    other.product = grid.product = other.product or grid.product
+                    if not np.array_equal(root[other.rows], root[grid.rows]):
+                        self.unite(other.rows, grid.rows)
+                        merged = True
+            if not merged:
+                break
+        reason = np.full(self.count, -1)
+        for ids, why in reversed(self._pins):
+            reason[root[ids]] = why
+        return Channels(root, reason, self._reasons)
+
+    def _components(self) -> Ids:
+        first = np.concatenate([a for a, _ in self._edges] or [np.empty(0, np.int64)])
+        second = np.concatenate([b for _, b in self._edges] or [np.empty(0, np.int64)])
+        graph = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(self.count, self.count))
+        _, component = connected_components(graph, directed=False)
+        smallest = np.full(component.max(initial=-1) + 1, self.count)
+        np.minimum.at(smallest, component, np.arange(self.count))
+        return smallest[component].astype(np.int64)

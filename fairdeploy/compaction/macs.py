@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairdeploy.compaction import ops
+from fairdeploy.compaction.bake import private_copy
+from fairdeploy.compaction.closure import Closure
+from fairdeploy.compaction.graph_labels import LabelledGraph, label_graph
 from fairdeploy.compaction.groups import ChannelGroup, Masks, channels_by_group, groups_of
-from fairdeploy.compaction.labels import LabelledGraph, label_graph
+from fairdeploy.compaction.labels import Ids
 from fairdeploy.compaction.trace import BATCH, rows_of, trace
 
 
 def count_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:
     """Count the multiply-accumulates of convolutions and matrix products for one row of input."""
     if not isinstance(model, torch.fx.GraphModule):
-        model = copy.deepcopy(model).eval()
+        model = private_copy(model).eval()
     with warnings.catch_warnings(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         warnings.simplefilter("ignore")
         model(*(rows_of(value, 1) for value in example_inputs))
@@ -30,6 +34,11 @@ def count_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:
 def count_parameters(model: nn.Module) -> int:
     """Count a module's parameters, shared ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_bytes(model: nn.Module) -> int:
+    """Count the bytes of a module's parameters and buffers, shared ones once."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])
 
 
 def groups_and_macs(
@@ -43,28 +52,73 @@ def groups_and_macs(
 def macs_of_masks(labelled: LabelledGraph) -> Callable[[Masks], int]:
     """Return a function that says how many multiply-accumulates a network has once masks are carried out.
 
-    It counts convolutions and linear layers, for one row of input; it is exact where nothing beyond the masks
-    can be removed.
+    It counts convolutions, linear layers and matrix products, for one row of input, with what masks cannot remove
+    given back; it is exact where nothing beyond the masks can be removed.
     """
-    position = {
-        root: (name, place)
-        for name, (roots, _) in channels_by_group(labelled).items()
-        for place, root in enumerate(roots)
-    }
-    layers = []
-    for node in labelled.dims:
-        operands = ops.contraction(node)
-        if operands is None:
-            continue
-        weight = operands[1]
-        dims = [*labelled.dims[node], *labelled.dims[weight][1:]]
-        places = [[position.get(labelled.labels.find(i)) if i >= 0 else None for i in ids.tolist()] for ids in dims]
-        layers.append(places)
+    channels = labelled.channels
+    groups = {name: np.array(roots) for name, (roots, _) in channels_by_group(labelled).items()}
+    blocks = [block.ids for blocks in labelled.blocks.values() for block in blocks]
+    closure = Closure.of(channels, labelled.labels.grids, blocks)
+    rows = np.unique(np.concatenate([channels.root[grid.rows] for grid in labelled.labels.grids] or [[]]).astype(int))
+    costs = [cost for node in labelled.blocks for cost in _costs(labelled, node)]
 
     def macs(masks: Masks) -> int:
-        def kept(place: tuple[str, int] | None) -> bool:
-            return place is None or place[0] not in masks or bool(masks[place[0]][place[1]])
-
-        return sum(math.prod(sum(map(kept, dim)) for dim in places) // BATCH for places in layers)
+        kept = np.ones(len(channels.root), bool)
+        kept[rows] = False
+        for name, roots in groups.items():
+            kept[roots] = masks.get(name, True)
+        closure.close(kept, {})
+        return sum(fixed * math.prod(int(kept[ids].sum()) for ids in parts) // BATCH for fixed, parts in costs)
 
     return macs
+
+
+def _costs(labelled: LabelledGraph, node: fx.Node) -> list[tuple[int, list[Ids]]]:
+    """Return the multiply-accumulates of a node as a number times the sizes of blocks of channels (roots)."""
+    if ops.is_convolution(node):
+        return _convolution(labelled, node)
+    if node.target in ops.ATTENTION:
+        keys = labelled.shapes[node.args[1]][-2]  # type: ignore[index]
+        ends: tuple[Any, ...] = (node.args[0], node)
+        return [(_whole(labelled, end) * keys, _sizes(labelled, end)) for end in ends]
+    if node.target in ops.LINEAR:
+        reader: Any = ops.argument(node, 1, "weight")
+        read = len(labelled.shapes[reader]) - 1
+    elif node.target in ops.MATMUL | ops.ADD_MATMUL:
+        reader = node.args[-2]
+        read = len(labelled.shapes[reader]) - 1
+    else:
+        return []
+    fixed, parts = _whole(labelled, node), _sizes(labelled, node)
+    block = next((block for block in labelled.blocks[reader] if read in block.dims), None)
+    if block is None:
+        return [(fixed * labelled.shapes[reader][read], parts)]
+    if len(block.dims) > 1:
+        parts = [ids for ids in parts if ids.size * block.ids.shape[-1] != block.ids.size]
+    return [(fixed, [*parts, labelled.channels.root[block.ids]])]
+
+
+def _whole(labelled: LabelledGraph, node: fx.Node) -> int:
+    """Return the size of a tensor along the dimensions that are in no block."""
+    inside = {dim for block in labelled.blocks[node] for dim in block.dims}
+    return math.prod(size for dim, size in enumerate(labelled.shapes[node]) if dim not in inside)
+
+
+def _sizes(labelled: LabelledGraph, node: fx.Node) -> list[Ids]:
+    return [labelled.channels.root[block.ids] for block in labelled.blocks[node]]
+
+
+def _convolution(labelled: LabelledGraph, node: fx.Node) -> list[tuple[int, list[Ids]]]:
+    root, weight = labelled.channels.root, ops.argument(node, 1, "weight")
+    shape = labelled.shapes[weight]
+    reader = node if node.target in ops.CONVOLUTION else node.all_input_nodes[0]
+    fixed = math.prod(shape[2:]) * math.prod(labelled.shapes[reader][2:]) * labelled.shapes[reader][0]
+    across = labelled.grouped.get(weight)
+    if across is not None:
+        per_group = root[labelled.blocks[weight][0].ids].reshape(len(across), -1)
+        if across.shape[1] == 1:
+            return [(fixed, [per_group])]
+        return [(fixed, [outputs, inputs]) for outputs, inputs in zip(per_group, root[across], strict=True)]
+    parts = [root[block.ids] for block in labelled.blocks[weight] if block.dims in ((0,), (1,))]
+    inside = {block.dims[0] for block in labelled.blocks[weight]}
+    return [(fixed * math.prod(shape[dim] for dim in (0, 1) if dim not in inside), parts)]

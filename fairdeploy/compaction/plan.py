@@ -1,8 +1,7 @@
-"""Which channels can go, and the constants they leave behind.
+"""Which channels can go, and what becomes of the constants they leave behind.
 
 A channel may go iff, in every tensor that carries it, its slice is untainted (a constant) or not live (never
-used). The constants are folded into the bias of the convolution or linear layer that reads them. With zero
-padding a constant other than zero is no constant sum at the border, so such a channel is kept.
+used). Any part of what may go can be kept; what surgery cannot carry out is given back, with the reason.
 """
 
 from __future__ import annotations
@@ -11,15 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from fairdeploy.compaction import ops
+from fairdeploy.compaction.closure import Closure, Kept
 from fairdeploy.compaction.dependence import Dependence, dependence
-from fairdeploy.compaction.labels import Dims, LabelledGraph
+from fairdeploy.compaction.folds import Folds
+from fairdeploy.compaction.graph_labels import LabelledGraph
+from fairdeploy.compaction.labels import Ids
+from fairdeploy.compaction.rewrites import Arguments, NotRewritten, rewritten
+from fairdeploy.compaction.selection import Ragged, Selection, select
+from fairdeploy.errors import CompactionError
 
-LAST_CHANNEL = "the last channel of a layer is never removed"
+Selections = dict[fx.Node, tuple[Selection, ...]]
 
 
 @dataclass(frozen=True)
@@ -28,134 +31,140 @@ class Plan:
 
     Attributes
     ----------
-    removed : frozenset of int
-        The channels (root labels) that go.
+    stays : array of bool [labels]
+        For each label whether its channel stays.
     kept_because : dict of int to str
-        Channels that carry no information and are kept all the same, with the reason.
-    keep : dict of Node to tuple of bool array
-        For every tensor and dimension which indices stay.
-    folds : dict of Node to Tensor
-        For a convolution or linear layer what is added to its bias [out], before its own outputs are removed.
+        Channels (root labels) that carry no information and are kept all the same, with the reason.
+    selections : dict of Node to tuple of Selection
+        What stays of every tensor that is still computed.
+    arguments : dict of Node to Arguments
+        New arguments of operations that hold sizes.
+    replaced : dict of Node to Tensor
+        Tensors that do not depend on the input, with their value (size 1 along dimensions where it is the same).
+    folds : Folds
     """
 
-    removed: frozenset[int]
+    stays: Kept
     kept_because: dict[int, str]
-    keep: dict[fx.Node, tuple[NDArray[np.bool_], ...]]
-    folds: dict[fx.Node, Tensor]
+    selections: Selections
+    arguments: dict[fx.Node, Arguments]
+    replaced: dict[fx.Node, Tensor]
+    folds: Folds
 
 
 def plan(labelled: LabelledGraph) -> Plan:
     """Find the removable channels of a labelled graph from the zeros in its parameters."""
     values = labelled.trace.run()
     graph = labelled.trace.graph_module.graph
-    roots = {node: tuple(labelled.roots(ids) for ids in dims) for node, dims in labelled.dims.items()}
     known = dependence(graph, values)
-    removable = _idle(roots, known)
-    kept_because: dict[int, str] = {}
-    layers = [node for node in graph.nodes if ops.contraction(node)]
-    for node in layers:
-        kept_because.update(_unfoldable(node, roots, removable, known, values))
-    removable -= kept_because.keys()
-    last = _last_ones(roots, removable)
-    kept_because.update(dict.fromkeys(last, LAST_CHANNEL))
-    removable -= last
-    gone = np.array(sorted(removable), dtype=np.int64)
-    keep = {node: tuple(~np.isin(ids, gone) for ids in dims) for node, dims in roots.items()}
-    folds = {node: _constant_sum(node, keep, known, values) for node in layers}
-    return Plan(frozenset(removable), kept_because, keep, {n: fold for n, fold in folds.items() if fold.any()})
-
-
-def _idle(roots: dict[fx.Node, Dims], known: Dependence) -> set[int]:
-    """Return the channels whose slices are all constant or unused."""
-    channels: set[int] = set()
-    busy: set[int] = set()
-    for node, dims in roots.items():
-        at_work = known.taint[node] * known.live[node] if node in known.taint and node.op != "get_attr" else None
-        for dim, ids in enumerate(dims):
-            channels.update(ids[ids >= 0].tolist())
-            if at_work is not None and (ids >= 0).any():
-                busy.update(ids[(at_work.movedim(dim, 0).flatten(1) > 0).any(1).numpy()].tolist())
-    return channels - busy
-
-
-def _read_dim(node: fx.Node) -> int:
-    """Return the dimension of its input that a convolution or linear layer contracts."""
-    return -1 if node.target in ops.LINEAR else 1
-
-
-def _contracts(node: fx.Node) -> bool:
-    """Return whether a layer adds up channels; a depthwise convolution does not."""
-    return node.target in ops.LINEAR or ops.convolution(node)[3] == 1
-
-
-def _constants(node: fx.Node, known: Dependence, values: dict[fx.Node, Any]) -> tuple[Tensor, Tensor]:
-    """Return, for each channel that a layer reads, the constant [c] it holds and whether it is one [c].
-
-    A channel that nobody uses counts as the constant zero.
-    """
-    source = node.all_input_nodes[0]
-    dim = _read_dim(node)
-    value = values[source].movedim(dim, 0).flatten(1)
-    used = (known.live[source].movedim(dim, 0).flatten(1) > 0).any(1)
-    untainted = (known.taint[source].movedim(dim, 0).flatten(1) == 0).all(1)
-    constant = torch.where(used & untainted, value[:, 0], torch.zeros_like(value[:, 0]))
-    return constant, ~used | (untainted & (value == value[:, :1]).all(1))
-
-
-def _unfoldable(
-    node: fx.Node, roots: dict[fx.Node, Dims], removable: set[int], known: Dependence, values: dict[fx.Node, Any]
-) -> dict[int, str]:
-    """Return the channels whose constant cannot go into this layer's bias, with the reason."""
-    operands = ops.contraction(node)
-    assert operands is not None
-    source, weight, bias = operands
-    if not _contracts(node):
-        return {}
-    constant, uniform = _constants(node, known, values)
-    shared = len(weight.users) > 1 or (bias is not None and len(bias.users) > 1)
-    border = node.target in ops.CONVOLUTION and _pads(node)
-    reasons: dict[int, str] = {}
-    for index, root in enumerate(roots[source][_read_dim(node)].tolist()):
-        if root not in removable:
+    replaced = _replaceable(labelled, known, values)
+    surviving = _surviving(graph, replaced)
+    channels = labelled.channels
+    blocks = [block for node in surviving for block in labelled.blocks.get(node, ())]
+    dimensions = list({block.ids.tobytes(): block.ids for block in blocks}.values())
+    kept = _busy(labelled, known, surviving) | (channels.reason >= 0)
+    closure = Closure.of(channels, labelled.labels.grids, dimensions)
+    because: dict[int, str] = {}
+    while True:
+        closure.close(kept, because)
+        folds = Folds.of(labelled, known, values, surviving, kept[channels.root])
+        returned = folds.unfoldable | folds.carriers
+        if returned:
+            because.update({int(channels.root[label]): why for label, why in returned.items()})
+            kept[channels.root[list(returned)]] = True
             continue
-        if not uniform[index]:
-            reasons[root] = f"its constant differs from place to place where '{weight.target}' reads it"
-        elif constant[index] != 0 and border:
-            reasons[root] = f"its constant is not zero and '{weight.target}' pads with zeros"
-        elif constant[index] != 0 and shared:
-            reasons[root] = f"'{weight.target}' is used more than once, so its bias cannot take the constant"
-    return reasons
+        stays = kept[channels.root]
+        try:
+            selections = {
+                node: select(labelled.blocks.get(node, ()), stays) for node in surviving if node in labelled.shapes
+            }
+            arguments = _arguments(labelled, values, selections, replaced)
+        except Ragged as error:
+            raise CompactionError("a joint block of channels did not close to full rows") from error
+        except NotRewritten as failure:
+            _give_back(labelled, failure.node, closure, kept, because)
+            continue
+        return Plan(stays, because, selections, arguments, replaced, folds)
 
 
-def _pads(node: fx.Node) -> bool:
-    padding = ops.argument(node, 4, "padding", 0)
-    if isinstance(padding, str):
-        return padding != "valid"
-    return any(padding) if isinstance(padding, list | tuple) else bool(padding)
+def _busy(labelled: LabelledGraph, known: Dependence, surviving: list[fx.Node]) -> Kept:
+    """Return, at the root of each channel, whether a slice of it depends on the input and is used."""
+    root = labelled.channels.root
+    busy = np.zeros(len(root), bool)
+    for node in surviving:
+        if node.op == "get_attr" or not labelled.blocks.get(node):
+            continue
+        at_work = known.taint[node] * known.live[node]
+        for block in labelled.blocks[node]:
+            others = [dim for dim in range(at_work.ndim) if dim not in block.dims]
+            peak = at_work.amax(others, keepdim=True) if others else at_work
+            order = [*block.dims, *others]
+            inside = peak.permute(order).reshape(block.ids.shape).numpy() > 0
+            busy[root[block.ids[inside]]] = True
+    return busy
 
 
-def _last_ones(roots: dict[fx.Node, Dims], removable: set[int]) -> set[int]:
-    """Return, for each dimension that would lose all its channels, the first of them."""
-    rescued: set[int] = set()
-    for dims in roots.values():
-        for ids in dims:
-            staying = [root for root in ids.tolist() if root not in removable or root in rescued]
-            if len(ids) and not staying:
-                rescued.add(int(ids[0]))
-    return rescued
+def _replaceable(labelled: LabelledGraph, known: Dependence, values: dict[fx.Node, Any]) -> dict[fx.Node, Tensor]:
+    """Return tensors that are computed from the input and do not depend on it, where they meet what does."""
+    replaced: dict[fx.Node, Tensor] = {}
+    for node, taint in known.taint.items():
+        if node.op != "call_function" or labelled.is_constant(node) or bool(taint.any()):
+            continue
+        value: Tensor = values[node]
+        users = [
+            user
+            for user in node.users
+            if user.op == "output" or user not in known.taint or bool(known.taint[user].any())
+        ]
+        if not users or not value.is_floating_point():
+            continue
+        if all(user.target in ops.ELEMENTWISE and labelled.shapes.get(user) == labelled.shapes[node] for user in users):
+            for dim in range(value.ndim):
+                if bool((value == value.narrow(dim, 0, 1)).all()):
+                    value = value.narrow(dim, 0, 1)
+            if value.ndim and value.shape[0] == 1:
+                replaced[node] = value
+    return replaced
 
 
-def _constant_sum(
-    node: fx.Node, keep: dict[fx.Node, tuple[NDArray[np.bool_], ...]], known: Dependence, values: dict[fx.Node, Any]
-) -> Tensor:
-    """Return what the removed inputs add to each output [out] of a layer."""
-    operands = ops.contraction(node)
-    assert operands is not None
-    source, weight, _ = operands
-    matrix: Tensor = values[weight]
-    total = matrix.flatten(2).sum(2) if matrix.ndim > 2 else matrix
-    if not _contracts(node):
-        return torch.zeros(len(total), dtype=total.dtype)
-    gone = torch.from_numpy(~keep[source][_read_dim(node)])
-    constant, _ = _constants(node, known, values)
-    return total @ torch.where(gone, constant, torch.zeros_like(constant))
+def _surviving(graph: fx.Graph, replaced: dict[fx.Node, Tensor]) -> list[fx.Node]:
+    """Return the nodes that are still needed, in order, the replaced ones among them."""
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "output" or any(user in needed and user not in replaced for user in node.users):
+            needed.add(node)
+    return [node for node in graph.nodes if node in needed and node.op != "output"]
+
+
+def _arguments(
+    labelled: LabelledGraph, values: dict[fx.Node, Any], selections: Selections, replaced: dict[fx.Node, Tensor]
+) -> dict[fx.Node, Arguments]:
+    """Work out new arguments for operations that hold sizes."""
+    arguments: dict[fx.Node, Arguments] = {}
+    for node in selections:
+        touched = [node, *(source for source in node.all_input_nodes if source in selections)]
+        if node.op != "call_function" or node in replaced:
+            continue
+        if all(selection.whole for other in touched for selection in selections[other]):
+            continue
+        new = rewritten(labelled, values, selections, node)
+        if new is not None:
+            arguments[node] = new
+    return arguments
+
+
+def _give_back(labelled: LabelledGraph, node: fx.Node, closure: Closure, kept: Kept, because: dict[int, str]) -> None:
+    """Ask for the same columns in every row that a node sees, or keep all it sees if they are."""
+    root = labelled.channels.root
+    ids = [root[b.ids] for other in (node, *node.all_input_nodes) for b in labelled.blocks.get(other, ())]
+    touched: Ids = np.unique(np.concatenate([i.ravel() for i in ids]))
+    loose = [grid for grid in closure.grids if not grid.product and bool(np.isin(grid.ids, touched).any())]
+    if loose:
+        for grid in loose:
+            grid.product = True
+        return
+    if kept[touched].all():
+        raise CompactionError(f"{ops.title(node)} '{node.name}' cannot be rewritten for fewer channels")
+    for channel in touched[~kept[touched]].tolist():
+        because.setdefault(channel, f"{ops.title(node)} cannot be rewritten for fewer")
+    kept[touched] = True

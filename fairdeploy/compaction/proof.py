@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fairdeploy.compaction.trace import check_example_inputs, rows_of, to_double
+from fairdeploy.compaction.precision import InDouble, to_double
+from fairdeploy.compaction.trace import check_example_inputs, rows_of
 from fairdeploy.errors import CompactionError
 
 TOLERANCE = 1e-9
@@ -59,54 +60,80 @@ def check_inputs_for(example_inputs: tuple[Tensor, ...], given: tuple[Tensor, ..
     )
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a network gives in float64, at each batch size."""
+
+    inputs: list[tuple[Tensor, ...]]
+    outputs: list[list[Tensor]]
+    sensitivity: float
+
+    @staticmethod
+    def of(reference: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Expected:
+        """Run the reference.
+
+        Parameters
+        ----------
+        reference : callable
+            Network in float64 and evaluation mode.
+        inputs : tuple of Tensor [n, ...]
+            Rows to feed, from the start again when there are fewer than a batch.
+
+        Raises
+        ------
+        CompactionError
+            If its outputs are not finite, or do not depend on the inputs.
+        """
+        batches = [tuple(rows_of(value, size) for value in inputs) for size in BATCH_SIZES]
+        other = tuple(rows_of(value.roll(-1, 0) + _noise(value), BATCH_SIZES[-1]) for value in inputs)
+        outputs = [outputs_of(reference, batch) for batch in batches]
+        if not all(bool(torch.isfinite(output).all()) for found in outputs for output in found):
+            raise CompactionError("the masked network's outputs are not finite, so nothing can be compared")
+        moved = zip(outputs[-1], outputs_of(reference, other), strict=True)
+        sensitivity = max((_largest(want - elsewhere) / _scale(want) for want, elsewhere in moved), default=0.0)
+        return Expected(batches, outputs, sensitivity)
+
+    def prove(self, candidate: Callable[..., Any]) -> Proof:
+        """Compare a network in float64 and evaluation mode.
+
+        Raises
+        ------
+        CompactionError
+            If its outputs differ by more than `TOLERANCE`, or if equality says nothing.
+        """
+        worst = 0.0
+        for batch, expected in zip(self.inputs, self.outputs, strict=True):
+            found = outputs_of(candidate, batch)
+            if [value.shape for value in expected] != [value.shape for value in found]:
+                raise CompactionError("the compacted network's outputs have other shapes than the masked network's")
+            for want, got in zip(expected, found, strict=True):
+                if not bool(torch.isfinite(got).all()):
+                    raise CompactionError(
+                        "the compacted network's outputs differ from the masked network's: not finite"
+                    )
+                worst = max(worst, _largest(want - got) / _scale(want))
+        if not worst <= TOLERANCE:
+            raise CompactionError(
+                f"the compacted network's outputs differ from the masked network's by {worst:.1e} (relative, float64; "
+                f"at most {TOLERANCE:.0e} is allowed), so it is refused"
+            )
+        if self.sensitivity < LEAST_SENSITIVITY:
+            raise CompactionError(
+                f"the masked network's outputs hardly depend on the inputs (relative change {self.sensitivity:.1e}), so "
+                "equal outputs prove nothing: the masks cut the network through, or other check_inputs are needed"
+            )
+        return Proof(worst, self.sensitivity, BATCH_SIZES, "float64")
+
+
 def prove(reference: Callable[..., Any], candidate: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Proof:
-    """Compare two networks in float64 at two batch sizes.
-
-    Parameters
-    ----------
-    reference, candidate : callable
-        Networks in float64 and evaluation mode.
-    inputs : tuple of Tensor [n, ...]
-        Rows to feed, from the start again when there are fewer than a batch.
-
-    Raises
-    ------
-    CompactionError
-        If the outputs differ by more than `TOLERANCE`, are not finite, or do not depend on the inputs.
-    """
-    worst = sensitivity = 0.0
-    for size in BATCH_SIZES:
-        batch = tuple(rows_of(value, size) for value in inputs)
-        other = tuple(rows_of(value.roll(-1, 0) + _noise(value), size) for value in inputs)
-        with torch.no_grad():
-            expected, found = outputs_of(reference, batch), outputs_of(candidate, batch)
-            moved = outputs_of(reference, other)
-        if [value.shape for value in expected] != [value.shape for value in found]:
-            raise CompactionError("the compacted network's outputs have other shapes than the masked network's")
-        for want, got, elsewhere in zip(expected, found, moved, strict=True):
-            if not bool(torch.isfinite(want).all()):
-                raise CompactionError("the masked network's outputs are not finite, so nothing can be compared")
-            if not bool(torch.isfinite(got).all()):
-                raise CompactionError("the compacted network's outputs differ from the masked network's: not finite")
-            scale = float(want.abs().max()) or 1.0
-            worst = max(worst, _largest(want - got) / scale)
-            sensitivity = max(sensitivity, _largest(want - elsewhere) / scale)
-    if not worst <= TOLERANCE:
-        raise CompactionError(
-            f"the compacted network's outputs differ from the masked network's by {worst:.1e} (relative, float64; "
-            f"at most {TOLERANCE:.0e} is allowed), so it is refused"
-        )
-    if sensitivity < LEAST_SENSITIVITY:
-        raise CompactionError(
-            f"the masked network's outputs hardly depend on the inputs (relative change {sensitivity:.1e}), so equal "
-            "outputs prove nothing: the masks cut the network through, or other check_inputs are needed"
-        )
-    return Proof(worst, sensitivity, BATCH_SIZES, "float64")
+    """Compare two networks in float64 at two batch sizes; see `Expected`."""
+    return Expected.of(reference, inputs).prove(candidate)
 
 
 def outputs_of(network: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """Return all tensors that a network gives, in a fixed order, as float64."""
-    leaves = pytree.tree_leaves(network(*inputs))
+    with torch.no_grad(), InDouble():
+        leaves = pytree.tree_leaves(network(*inputs))
     return [leaf.detach().double() for leaf in leaves if isinstance(leaf, Tensor)]
 
 
@@ -117,6 +144,10 @@ def _noise(value: Tensor) -> Tensor | int:
     scale = float(value.std()) if value.numel() > 1 else 1.0
     generator = torch.Generator().manual_seed(_SEED + 1)
     return 0.1 * (scale or 1.0) * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+
+
+def _scale(values: Tensor) -> float:
+    return _largest(values) or 1.0
 
 
 def _largest(difference: Tensor) -> float:

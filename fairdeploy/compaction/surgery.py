@@ -1,26 +1,23 @@
-"""Carry out a plan on the graph: smaller tensors, new biases, and the integers that hold sizes.
+"""Carry out a plan on the graph: smaller tensors, new biases, and the arguments that hold sizes.
 
 Everything is worked out and checked first; only then does the graph change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from fairdeploy.compaction import ops
-from fairdeploy.compaction.labels import LabelledGraph
+from fairdeploy.compaction.graph_labels import LabelledGraph
 from fairdeploy.compaction.plan import Plan
+from fairdeploy.compaction.rewrites import Arguments
+from fairdeploy.compaction.selection import take
 from fairdeploy.compaction.trace import stored
 from fairdeploy.errors import CompactionError
-
-Keep = tuple[NDArray[np.bool_], ...]
 
 
 @dataclass(frozen=True)
@@ -33,75 +30,147 @@ class Surgery:
         New parameters and buffers by name, float64.
     new_biases : dict of str to Node
         Biases that did not exist before, and the layer that gets each.
-    arguments : dict of Node to tuple
+    added : dict of Node to Tensor
+        Constants that are added to a result, where no bias can take them.
+    replaced : dict of Node to Tensor
+        Results that are constants.
+    bypassed : dict of Node to Node
+        Additions of a constant zero, and what they are added to.
+    arguments : dict of Node to Arguments
         New arguments for operations that hold sizes.
     """
 
     tensors: dict[str, Tensor]
-    new_biases: dict[str, fx.Node]
-    arguments: dict[fx.Node, tuple[Any, ...]]
+    new_biases: dict[str, fx.Node] = field(default_factory=dict)
+    added: dict[fx.Node, Tensor] = field(default_factory=dict)
+    replaced: dict[fx.Node, Tensor] = field(default_factory=dict)
+    bypassed: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    arguments: dict[fx.Node, Arguments] = field(default_factory=dict)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the same operations run on other tensors: no constant was added beside them."""
+        return not self.added
 
 
 def prepare(labelled: LabelledGraph, plan: Plan) -> Surgery:
-    """Work out and check every change.
+    """Work out every change."""
+    tensors = {str(node.target): _smaller(labelled, plan, node) for node in plan.selections if node.op == "get_attr"}
+    surgery = Surgery(
+        tensors,
+        replaced={node: take(value, plan.selections[node]) for node, value in plan.replaced.items()},
+        bypassed=_nothing_added(labelled, plan),
+        arguments=plan.arguments,
+    )
+    for node, constant in plan.folds.added.items():
+        if node in plan.replaced:
+            continue
+        kept = take(constant, plan.selections[node])
+        if not _into_bias(labelled, surgery, node, kept):
+            surgery.added[node] = kept
+    return surgery
 
-    Raises
-    ------
-    CompactionError
-        If a layer would be empty, or an operation holds a size that cannot be rewritten.
-    """
-    tensors: dict[str, Tensor] = {}
-    for node in labelled.stored_nodes():
-        keep = plan.keep[node]
-        if any(len(kept) and not kept.any() for kept in keep):
-            raise CompactionError(f"'{node.target}' would lose its last channel")
-        tensors[str(node.target)] = select(labelled.trace.tensor(node), keep)
-    new_biases: dict[str, fx.Node] = {}
-    for node, fold in plan.folds.items():
-        operands = ops.contraction(node)
-        assert operands is not None
-        _, weight, bias = operands
-        name = str(bias.target) if bias is not None else str(weight.target).rpartition(".")[0] + ".bias"
-        name = name.lstrip(".")
-        kept_fold = fold[torch.from_numpy(plan.keep[weight][0])]
-        if bias is None:
-            if _exists(labelled.trace.graph_module, name):
-                raise CompactionError(f"no room for a bias of '{weight.target}': '{name}' is taken")
-            new_biases[name] = node
-            tensors[name] = kept_fold
-        else:
-            tensors[name] = tensors[name] + kept_fold
-    arguments: dict[fx.Node, tuple[Any, ...]] = {}
-    for node in labelled.dims:
-        rewrite = _REWRITES.get(node.target)
-        if rewrite is not None:
-            new = rewrite(labelled, plan, node)
-            if new != node.args:
-                arguments[node] = new
-    return Surgery(tensors, new_biases, arguments)
+
+def _nothing_added(labelled: LabelledGraph, plan: Plan) -> dict[fx.Node, fx.Node]:
+    """Return the additions of replaced zeros, each with its other operand."""
+    found: dict[fx.Node, fx.Node] = {}
+    for node in (node for node, value in plan.replaced.items() if not bool(value.any())):
+        for user in node.users:
+            others = [arg for arg in user.args if isinstance(arg, fx.Node) and arg is not node]
+            if user.target is ops.aten.add.Tensor and not user.kwargs and len(others) == 1:
+                if labelled.shapes[others[0]] == labelled.shapes[user]:
+                    found[user] = others[0]
+    return found
+
+
+def _smaller(labelled: LabelledGraph, plan: Plan, node: fx.Node) -> Tensor:
+    """Return what stays of a stored tensor."""
+    tensor = plan.folds.weights.get(node, labelled.trace.tensor(node)).detach()
+    across = labelled.grouped.get(node)
+    if across is None:
+        return take(tensor, plan.selections[node]).clone()
+    groups = len(across)
+    first = labelled.blocks[node][0].ids.reshape(groups, -1)
+    per_group = tensor.reshape(groups, -1, *tensor.shape[1:])
+    kept, inside = plan.stays[first], plan.stays[across]
+    if kept.all() and inside.all():
+        return tensor.clone()
+    parts = [
+        per_group[group][torch.from_numpy(np.flatnonzero(kept[group]))][
+            :, torch.from_numpy(np.flatnonzero(inside[group]))
+        ]
+        for group in np.flatnonzero(kept.any(1) & inside.any(1))
+    ]
+    return torch.cat(parts)
+
+
+def _into_bias(labelled: LabelledGraph, surgery: Surgery, node: fx.Node, constant: Tensor) -> bool:
+    """Add a constant to the bias of a layer, if it has one of its own or room for it."""
+    operands = ops.weighted(node)
+    if operands is None:
+        return False
+    _, weight, bias = operands
+    channel = 1 if ops.is_convolution(node) else constant.ndim - 1
+    if any(size > 1 for dim, size in enumerate(constant.shape) if dim != channel):
+        return False
+    if bias is not None:
+        if not labelled.is_stored_once(bias):
+            return False
+        surgery.tensors[str(bias.target)] = surgery.tensors[str(bias.target)] + constant.flatten()
+        return True
+    name = f"{str(weight.target).rpartition('.')[0]}.bias".lstrip(".")
+    if not labelled.is_stored_once(weight) or weight.op != "get_attr" or _exists(labelled.trace.graph_module, name):
+        return False
+    outputs = surgery.tensors[str(weight.target)].shape[0 if node.target not in ops.TRANSPOSED else 1]
+    if node.target in ops.TRANSPOSED and ops.groups_of(node) > 1:
+        return False
+    surgery.new_biases[name] = node
+    surgery.tensors[name] = constant.flatten().expand(outputs).clone()
+    return True
 
 
 def carry_out(graph_module: fx.GraphModule, surgery: Surgery) -> None:
     """Change a graph module in place."""
+    graph = graph_module.graph
     for name, tensor in surgery.tensors.items():
         put(graph_module, name, tensor)
-    for node, arguments in surgery.arguments.items():
-        node.args = arguments
+    for node, new in surgery.arguments.items():
+        node.args, node.kwargs = new.args, new.kwargs
     for name, node in surgery.new_biases.items():
-        weight = ops.convolution(node)[1]
-        with graph_module.graph.inserting_after(weight):
-            bias = graph_module.graph.get_attr(name)
-        node.args = (*node.args[:2], bias, *node.args[3:])
-    graph_module.graph.lint()
+        with graph.inserting_before(node):
+            bias = graph.get_attr(name)
+        node.args, node.kwargs = ops.with_argument(node, 2, "bias", bias)
+        if len(node.args) == 2 and "bias" in node.kwargs:
+            node.args, node.kwargs = (*node.args, bias), {k: v for k, v in node.kwargs.items() if k != "bias"}
+    for count, (node, constant) in enumerate(surgery.added.items()):
+        graph_module.register_buffer(f"_constant_{count}", constant)
+        with graph.inserting_after(node):
+            stored_constant = graph.get_attr(f"_constant_{count}")
+        with graph.inserting_after(stored_constant):
+            total = graph.call_function(ops.aten.add.Tensor, (node, stored_constant))
+        node.replace_all_uses_with(total, lambda user, total=total: user is not total)  # type: ignore[misc]
+    for user, other in surgery.bypassed.items():
+        user.replace_all_uses_with(other)
+    graph.eliminate_dead_code()
+    for count, (node, constant) in enumerate(surgery.replaced.items()):
+        if node.users:
+            graph_module.register_buffer(f"_always_{count}", constant)
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(graph.get_attr(f"_always_{count}"))
+    graph.eliminate_dead_code()
+    graph.lint()
+    _forget_unused(graph_module)
     graph_module.recompile()
 
 
-def select(tensor: Tensor, keep: Keep) -> Tensor:
-    """Return a tensor without the indices that go, along every dimension."""
-    for dim, kept in enumerate(keep):
-        if not kept.all():
-            tensor = tensor.index_select(dim, torch.from_numpy(np.flatnonzero(kept)))
-    return tensor.detach().clone()
+def _forget_unused(graph_module: fx.GraphModule) -> None:
+    """Drop parameters and buffers that no operation reads."""
+    used = {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}
+    for owner_name, owner in list(graph_module.named_modules()):
+        for tensors in (owner._parameters, owner._buffers):
+            for leaf in [leaf for leaf in tensors if f"{owner_name}.{leaf}".lstrip(".") not in used]:
+                del tensors[leaf]
+    graph_module.delete_all_unused_submodules()
 
 
 def put(module: nn.Module, name: str, tensor: Tensor) -> None:
@@ -124,45 +193,3 @@ def _exists(module: nn.Module, name: str) -> bool:
     except (AttributeError, CompactionError):
         return False
     return True
-
-
-def _resized(labelled: LabelledGraph, plan: Plan, node: fx.Node) -> tuple[Any, ...]:
-    """View, reshape, expand: each size becomes the number of indices kept; -1 and the batch size stay."""
-    sizes = list(node.args[1])  # type: ignore[arg-type]
-    keep = plan.keep[node]
-    for dim, size in enumerate(sizes):
-        if isinstance(size, int) and size >= 0:
-            sizes[dim] = int(keep[dim].sum())
-        elif not keep[dim].all() and not isinstance(size, int):
-            raise CompactionError(f"{ops.title(node)} '{node.name}' computes the size of a dimension that shrinks")
-    return (node.args[0], sizes, *node.args[2:])
-
-
-def _resliced(labelled: LabelledGraph, plan: Plan, node: fx.Node) -> tuple[Any, ...]:
-    """Slice: bounds become ranks among the kept indices."""
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    dim = int(ops.argument(node, 1, "dim", 0)) % len(plan.keep[source])
-    kept = plan.keep[source][dim]
-    if kept.all():
-        return node.args
-    start, end = ops.argument(node, 2, "start"), ops.argument(node, 3, "end")
-    bounds = slice(start, end).indices(len(kept))[:2]
-    return (source, dim, int(kept[: bounds[0]].sum()), int(kept[: bounds[1]].sum()))
-
-
-def _regrouped(labelled: LabelledGraph, plan: Plan, node: fx.Node) -> tuple[Any, ...]:
-    """Depthwise convolution: as many groups as inputs."""
-    source, _, _, groups = ops.convolution(node)
-    if groups == 1 or plan.keep[source][1].all():
-        return node.args
-    defaults = (None, None, None, 1, 0, 1)
-    given = tuple(node.args[:6]) + defaults[len(node.args[:6]) :]
-    return (*given, int(plan.keep[source][1].sum()))
-
-
-_REWRITES: dict[Any, Callable[[LabelledGraph, Plan, fx.Node], tuple[Any, ...]]] = {
-    **dict.fromkeys(ops.RESHAPE, _resized),
-    **dict.fromkeys(ops.SLICE, _resliced),
-    **dict.fromkeys(ops.CONVOLUTION, _regrouped),
-}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-import operator
+import traceback
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
-from fairdeploy.compaction.ops import argument, aten
+from fairdeploy.compaction.bake import baked
+from fairdeploy.compaction.canonical import canonicalise
+from fairdeploy.compaction.constants import Evaluated, evaluate_constants
+from fairdeploy.compaction.precision import double, to_double
 from fairdeploy.errors import CompactionError
 
 BATCH = 2
@@ -29,11 +33,14 @@ class Trace:
         `BATCH` rows of input for a run.
     dtypes : dict of str to dtype
         What the parameters and buffers were before they became float64.
+    evaluated : Evaluated
+        Tensors that are computed from parameters alone, and how.
     """
 
     graph_module: fx.GraphModule
     inputs: tuple[Tensor, ...]
     dtypes: dict[str, torch.dtype]
+    evaluated: Evaluated
 
     def run(self) -> dict[fx.Node, Any]:
         """Return the value of every node for `inputs`."""
@@ -44,7 +51,7 @@ class Trace:
         return stored(self.graph_module, str(node.target))
 
 
-def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
+def trace(model: nn.Module | ExportedProgram, example_inputs: tuple[Tensor, ...]) -> Trace:
     """Export a copy of a model with a free batch size.
 
     Raises
@@ -54,24 +61,43 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
     """
     check_example_inputs(example_inputs)
     inputs = tuple(rows_of(example, BATCH) for example in example_inputs)
+    graph_module = _exported(model, inputs)
+    dtypes = {name: tensor.dtype for name, tensor in graph_module.state_dict().items()}
+    double(graph_module)
+    inputs = tuple(to_double(value) for value in inputs)
+    canonicalise(graph_module, inputs)
+    return Trace(graph_module, inputs, dtypes, evaluate_constants(graph_module))
+
+
+def _exported(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     batch = torch.export.Dim("batch", min=1)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(
-                copy.deepcopy(model).eval(), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
-            ).run_decompositions({})
-            graph_module = program.module(check_guards=False)
+            if not isinstance(model, ExportedProgram):
+                model = torch.export.export(
+                    baked(model).eval(), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
+                )
+            return model.run_decompositions({}).module(check_guards=False)
+    except CompactionError:
+        raise
     except Exception as error:
+        name = type(model).__name__
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CompactionError(
-            f"torch.export cannot follow {type(model).__name__}.forward with a free batch size: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}; "
-            "mend the forward pass, or leave the network whole with prune: {method: none}"
+            f"torch.export cannot follow {name}.forward with a free batch size: {said}{_user_line(error)}; "
+            "mend the forward pass (no Python branch on tensor values, no size taken from the data), or leave the "
+            "network whole with prune: {method: none}"
         ) from error
-    dtypes = {name: tensor.dtype for name, tensor in graph_module.state_dict().items()}
-    _canonicalise(graph_module)
-    double(graph_module)
-    return Trace(graph_module, tuple(to_double(value) for value in inputs), dtypes)
+
+
+def _user_line(error: BaseException) -> str:
+    """Return the last line of code outside torch that an error passed through."""
+    frames: Iterable[traceback.FrameSummary] = reversed(traceback.extract_tb(error.__traceback__))
+    for frame in frames:
+        if "/torch/" not in frame.filename.replace("\\", "/") and "fairdeploy/compaction" not in frame.filename:
+            return f" (at {frame.filename}:{frame.lineno}: {frame.line})"
+    return ""
 
 
 def check_example_inputs(example_inputs: tuple[Tensor, ...]) -> None:
@@ -86,21 +112,6 @@ def check_example_inputs(example_inputs: tuple[Tensor, ...]) -> None:
 def rows_of(values: Tensor, count: int) -> Tensor:
     """Return `count` rows, taken in order and from the start again when there are fewer."""
     return values[torch.arange(count) % values.shape[0]]
-
-
-def to_double(value: Tensor) -> Tensor:
-    """Return floating values as float64, others as they are."""
-    return value.double() if value.is_floating_point() else value
-
-
-def double(module: nn.Module) -> nn.Module:
-    """Make parameters, buffers and constants of a module float64, in place."""
-    module.double()
-    for part in module.modules():
-        for name, value in list(vars(part).items()):
-            if isinstance(value, Tensor) and value.is_floating_point():
-                setattr(part, name, value.double())
-    return module
 
 
 def stored(module: nn.Module, target: str) -> Tensor:
@@ -125,36 +136,3 @@ class _Recorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         self.values[n] = super().run_node(n)
         return self.values[n]
-
-
-def _canonicalise(graph_module: fx.GraphModule) -> None:
-    """Rewrite nodes that return several tensors into ones that return one, so that the analyses see one kind."""
-    graph = graph_module.graph
-    for node in list(graph.nodes):
-        if node.op != "call_function" or node.target is not operator.getitem:
-            continue
-        source, index = node.args
-        with graph.inserting_before(node):
-            if source.target is aten._native_batch_norm_legit_no_training.default and index == 0:
-                x, weight, bias, mean, variance, momentum, epsilon = source.args
-                arguments: tuple[Any, ...] = (x, weight, bias, mean, variance, False, momentum, epsilon, False)
-                new = graph.call_function(aten.batch_norm.default, arguments)
-            elif source.target in (aten.split.Tensor, aten.split_with_sizes.default) and isinstance(index, int):
-                sizes, dim = source.args[1], argument(source, 2, "dim", 0)
-                start = sum(sizes[:index]) if isinstance(sizes, list | tuple) else sizes * index
-                step = sizes[index] if isinstance(sizes, list | tuple) else sizes
-                if not (isinstance(start, int) and isinstance(step, int)):
-                    continue
-                new = graph.call_function(aten.slice.Tensor, (source.args[0], dim, start, start + step))
-            elif source.target is aten.adaptive_max_pool2d.default and index == 0 and set(source.args[1]) == {1}:
-                new = graph.call_function(aten.amax.default, (source.args[0], [-2, -1], True))
-            else:
-                continue
-        node.replace_all_uses_with(new)
-        graph.erase_node(node)
-    graph.eliminate_dead_code()
-    for node in list(graph.nodes):
-        if node.op == "call_function" and "assert" in str(node.target):
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    graph_module.recompile()

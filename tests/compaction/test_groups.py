@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairdeploy.compaction import ChannelGroup, apply_masks, channel_groups
+from fairdeploy.compaction import ChannelGroup, apply_masks, channel_groups, compact
 from fairdeploy.errors import CompactionError
 
-from .networks import EXAMPLE, network
+from .networks import EXAMPLE, network, randomise
 
 
 def by_name(model: nn.Module, example: tuple[Tensor, ...] = EXAMPLE) -> dict[str, ChannelGroup]:
@@ -106,14 +106,10 @@ class Around(nn.Module):
     [
         (lambda x: F.layer_norm(x, (8,)), "layer_norm"),
         (lambda x: x.cumsum(1), "cumsum"),
+        (lambda x: F.group_norm(x, 1), "group_norm"),
         (lambda x: x.sort(1)[0], "sort"),
-        (lambda x: x.flip(1), "flip"),
         (lambda x: x.softmax(1), "softmax"),
-        (lambda x: x[:, ::2].repeat(1, 2), "a step"),
-        (lambda x: x.view(-1, 4, 2).transpose(1, 2).reshape(-1, 8), "rearranges"),
-        (lambda x: F.pad(x, (1, 0), value=1.0)[:, :8], "value 1.0"),
         (lambda x: x - x.mean(1, keepdim=True), "mean"),
-        (lambda x: F.group_norm(x, 2), "group_norm"),
     ],
 )
 def test_what_has_no_rule_pins_what_it_touches_and_says_its_name(between: object, said: str) -> None:
@@ -138,12 +134,40 @@ def test_channels_that_are_also_an_output_are_pinned_and_the_others_are_not() ->
     assert parts == {"output of the network": 3, None: 5}
 
 
-def test_a_grouped_convolution_is_left_whole() -> None:
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: x.flip(1),
+        lambda x: x[:, ::2].repeat(1, 2),
+        lambda x: x.view(-1, 4, 2).transpose(1, 2).reshape(-1, 8),
+        lambda x: F.pad(x, (1, 0), value=1.0)[:, :8],
+        lambda x: F.group_norm(x, 2),
+        lambda x: x.roll(3, 1),
+    ],
+)
+def test_what_only_moves_keeps_channels_apart(between: object) -> None:
+    model, x = randomise(Around(between), 0).double(), torch.randn(5, 4, dtype=torch.float64)
+    groups = channel_groups(model, (x,))
+    group = next(group for group in groups if group.name == "enter.weight")
+    assert group.prunable
+    masks = {"enter.weight": np.arange(group.size) < group.size // 2}
+    result = compact(model, (x,), masks)
+    before, after = result.removed["enter.weight"]
+    assert after <= before // 2, result.kept_because
+    with torch.no_grad():
+        want = apply_masks(model, groups, masks)(x)
+        torch.testing.assert_close(result.graph_module(x), want, rtol=1e-10, atol=1e-10)
+
+
+def test_channels_of_a_grouped_convolution_form_rows() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 2, 1))
-    assert "with 2 groups" in str(by_name(model)["0.weight"].reason)
+    groups = by_name(model)
+    assert groups["0.weight"].shape == groups["1.weight"].shape == (2, 4)
+    (member,) = (m for m in groups["0.weight"].members if m.parameter == "1.weight")
+    assert (member.dim, member.groups, member.indices) == (1, 2, tuple(range(8)))
 
 
-def test_a_standardised_weight_is_left_whole() -> None:
+def test_a_standardised_weight_follows_its_rows_only() -> None:
     class Standardised(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
             rows = self.weight.reshape(1, self.out_channels, -1)
@@ -152,8 +176,8 @@ def test_a_standardised_weight_is_left_whole() -> None:
 
     model = nn.Sequential(nn.Conv2d(3, 8, 1), Standardised(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1))
     groups = by_name(model)
-    assert not groups["0.weight"].prunable
-    assert not any(group.prunable for name, group in groups.items() if name.startswith("1."))
+    assert ("1.weight", 0) in places(groups["1.weight"])
+    assert ("1.weight", 1) not in places(groups["0.weight"])
 
 
 def test_a_batch_size_written_into_the_network_is_refused() -> None:
