@@ -17,20 +17,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairdeploy import __version__
+from fairdeploy import __version__, backends
 from fairdeploy.bundle import CompactionRecord
 from fairdeploy.data import StoredSplit
+from fairdeploy.devices.together import Timed, circumstances
 from fairdeploy.errors import ConfigError, MissingExtra
 from fairdeploy.export import ExportReport, export_onnx
 from fairdeploy.project import Project
 from fairdeploy.records import digest, file_digest
 from fairdeploy.store import Kept, Store
+from fairdeploy.target import load_target
 from fairdeploy.usercode import code_digest, load_object
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fairdeploy.compaction import CompactModel
+    from fairdeploy.compaction.latency import NetworkLatency
 
 CHECK_ROWS = 64
 Masks = dict[str, NDArray[np.bool_]]
@@ -188,11 +191,19 @@ class Networks:
         """Choose which channels to keep, at every level at once."""
         options = self.project.prune
         levels = options.keep.macs if options.keep else ()
+        backend = self._measurable_backend() if options.round_to == "latency" else None
+        multiple = options.round_to if isinstance(options.round_to, int) else 8
+        how: str = options.method
+        facts: dict[str, Any] = {}
+        if backend is not None:
+            how, facts = f"{how}, rounded by latency in {backend}", {"latency": circumstances(backend)}
+        elif options.round_to == "latency":
+            how = f"{how}, in multiples of {multiple}: no target's runtime runs here"
 
         def produce(out: Path) -> None:
             from fairdeploy.pruning import Magnitude
 
-            masks = Magnitude(options.round_to).masks(
+            masks = Magnitude(self._latency(backend) if backend else multiple).masks(
                 self.dense,
                 self.example_inputs,
                 keep_macs=levels,
@@ -208,14 +219,27 @@ class Networks:
         return self.store.run(
             "prune",
             produce,
-            of=options.method,
+            of=how,
             model=self.identity,
             method=options.method,
             keep_macs=list(levels),
-            round_to=options.round_to,
+            round_to=multiple if backend is None else "latency",
             data=[self.splits[name].fingerprint for name in ("train", "prune")],
             seed=self.project.seed,
+            **facts,
         )
+
+    def _measurable_backend(self) -> str | None:
+        """Return the backend of the first target whose runtime runs on this machine."""
+        named = (load_target(use.use, self.folder).runtime.backend for use in self.project.targets)
+        return next((name for name in named if "run" in backends.load(name).capability().can), None)
+
+    def _latency(self, backend: str) -> NetworkLatency:
+        from fairdeploy.pruning.latency_table import LatencyTable, network_latency
+
+        inputs = {name: (1, *tensor.row_shape) for name, tensor in self.project.spec.inputs.items()}
+        dense = Timed(self.export_dense().folder / "model.onnx", inputs)
+        return network_latency(LatencyTable(backend, self.store), self.dense, self.example_inputs, dense)
 
     def compact(self, level: float) -> Kept:
         """Remove the channels for good and prove that the outputs stayed."""

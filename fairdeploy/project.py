@@ -99,11 +99,14 @@ class Recover(Record):
 
 
 class Prune(Record):
-    """How the network is made small."""
+    """How the network is made small.
+
+    ``round_to: latency`` rounds channels to what is fast in the first target's runtime that runs on this machine.
+    """
 
     method: Literal["magnitude", "none"] = "none"
     keep: Keep | None = None
-    round_to: int = Field(default=8, ge=1)
+    round_to: Annotated[int, Field(ge=1)] | Literal["latency"] = 8
     recover: Recover = Recover()
 
     @model_validator(mode="after")

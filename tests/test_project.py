@@ -35,6 +35,11 @@ def write(folder: Path, changes: dict[str, Any]) -> Path:
     return folder
 
 
+def test_channels_may_be_rounded_by_latency(tmp_path: Path) -> None:
+    prune = {"method": "magnitude", "keep": {"macs": 0.5}, "round_to": "latency"}
+    assert load_project(write(tmp_path, {"prune": prune}))[0].prune.round_to == "latency"
+
+
 def test_a_valid_project(tmp_path: Path) -> None:
     project, _ = load_project(write(tmp_path, {}))
     assert project.prune.keep is not None
@@ -58,6 +63,8 @@ def test_a_valid_project(tmp_path: Path) -> None:
         ({"prune": {"method": "magnitude", "keep": {"macs": 0}}}, "keep.macs"),
         ({"prune": {"method": "magnitude", "keep": {"macs": 1.5}}}, "keep.macs"),
         ({"prune": {"method": "magnitude", "keep": {"macs": []}}}, "keep.macs"),
+        ({"prune": {"method": "magnitude", "keep": {"macs": 0.5}, "round_to": 0}}, "round_to"),
+        ({"prune": {"method": "magnitude", "keep": {"macs": 0.5}, "round_to": "fast"}}, "round_to"),
         ({"data": {"import": "kiosk"}}, "package.module:name"),
         ({"gates": {}}, "gates"),
         ({"targets": []}, "targets"),

@@ -22,14 +22,16 @@ Counts = dict[str, int]
 Macs = Callable[[Masks], int]
 Latency = Callable[[Sequence[Masks]], Sequence[float]]
 
-MULTIPLES = (1, 4, 8, 16, 32)
+MULTIPLES = (1, 4, 8, 16)
 # A search by latency stays this close below the budget and the unrounded score: it rounds, it prunes no further.
 LEAST_OF_BUDGET = 0.98
 LEAST_OF_SCORE = 0.98
 _BISECTIONS = 40
 _MOST_SWEEPS = 60
 # A gain smaller than this is not worth another sweep, nor another measurement.
-_LEAST_GAIN = 1e-3
+_LEAST_GAIN = 5e-3
+# Latencies this close are one; then the coarser multiple is taken.
+_SAME = 0.02
 _MOST_TRIED = 8
 
 
@@ -159,7 +161,7 @@ def _starts(network: _Network, keep_macs: float) -> Iterator[Counts]:
 
 
 class _Search:
-    """Looks for the fastest counts near those that one fraction gives, the first of `starts`."""
+    """Looks for the fastest counts near those that one fraction gives; `starts` go from multiples of 1 to coarse."""
 
     def __init__(self, network: _Network, budget: float, starts: list[Counts], latency: Latency) -> None:
         self._network, self._starts, self._latency = network, starts, latency
@@ -172,7 +174,7 @@ class _Search:
         filled = [self._filled(start) for start in self._starts]
         several = [counts for counts in filled if self._fits(counts)] or filled[:1]
         latencies_ms = self._latencies_ms(several)
-        best = int(np.argmin(latencies_ms))
+        best = max(i for i, one_ms in enumerate(latencies_ms) if one_ms <= min(latencies_ms) * (1 + _SAME))
         counts, latency_ms = several[best], latencies_ms[best]
         for _ in range(_MOST_SWEEPS):
             several = self._neighbours(counts, latency_ms)

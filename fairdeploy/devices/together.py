@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fairdeploy import backends
 from fairdeploy.devices.child import run_child
+from fairdeploy.devices.host import HostDevice
 from fairdeploy.errors import BackendError, BackendUnavailable
 
 WARMUP = 3
@@ -28,6 +29,17 @@ class Timed:
 
     file: Path
     inputs: Mapping[str, tuple[int, ...]]
+
+
+def circumstances(backend: str) -> dict[str, Any]:
+    """Return what latencies timed together hold for, as plain data for the store's keys."""
+    return {
+        "backend": backend,
+        "version": backends.load(backend).capability().version,
+        "threads": 1,
+        "precision": "fp32",
+        "device": HostDevice().key(),
+    }
 
 
 def time_together(

@@ -19,11 +19,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
-from fairdeploy import backends
-from fairdeploy.compaction.latency import LayerShape
-from fairdeploy.devices import HostDevice, together
-from fairdeploy.devices.together import Timed, time_together
+from fairdeploy.compaction import channel_groups
+from fairdeploy.compaction.latency import Layers, LayerShape, NetworkLatency
+from fairdeploy.devices import together
+from fairdeploy.devices.together import Timed, circumstances, time_together
 from fairdeploy.errors import BackendError
 from fairdeploy.records import file_digest
 from fairdeploy.store import NotKept, Store
@@ -55,14 +56,8 @@ class LatencyTable:
         # Hundreds of shapes are no stations to tell people about.
         self._store = replace(store, on_start=lambda label: None, on_done=lambda kept: None, log=[])
         self._known: dict[LayerShape, float] = {}
-        self._facts: dict[str, Any] = {
-            "backend": backend,
-            "version": backends.load(backend).capability().version,
-            "threads": 1,
-            "precision": "fp32",
-            "device": HostDevice().key(),
-            "method": [sha256(Path(file).read_bytes()).hexdigest() for file in (__file__, together.__file__)],
-        }
+        method = [sha256(Path(file).read_bytes()).hexdigest() for file in (__file__, together.__file__)]
+        self._facts = {**circumstances(backend), "method": method}
 
     def __call__(self, shapes: Collection[LayerShape]) -> dict[LayerShape, float]:
         """Return the latency of each shape, measuring those that were never measured here.
@@ -133,6 +128,23 @@ class LatencyTable:
             except NotKept:
                 self._known[PACEMAKER] = self._keep(PACEMAKER, float(now_ms))
         return self._known[PACEMAKER]
+
+
+def network_latency(
+    table: LatencyTable, model: nn.Module, example_inputs: tuple[Tensor, ...], dense: Timed
+) -> NetworkLatency:
+    """Return what predicts a network's latency under masks.
+
+    Parameters
+    ----------
+    table : LatencyTable
+    model : Module
+    example_inputs : tuple of Tensor
+    dense : Timed
+        The same network as an ONNX file, and its inputs for one row.
+    """
+    layers = Layers(model, example_inputs, channel_groups(model, example_inputs))
+    return NetworkLatency(layers, table, table.rest_ms(dense, layers.shapes({})))
 
 
 def write_layer(file: Path, shape: LayerShape, copies: int) -> tuple[int, ...]:
