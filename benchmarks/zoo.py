@@ -179,8 +179,11 @@ def onnx(module: nn.Module, rows: Tensor) -> str:
             )
             if not apart <= ONNX_TOLERANCE:
                 return f"differs by {apart:.1e} at batch {size}"
-    except Exception as error:  # exporters raise anything
-        return said(error)
+    except Exception as error:  # exporters raise anything, and wrap the reason
+        reason: BaseException = error
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        return said(reason)
     return "equal"
 
 
@@ -245,7 +248,7 @@ def progress(found: Mapping[str, Any], styles: Sequence[str]) -> str:
     for style in styles:
         one = found.get(style, {})
         if "error" in one:
-            parts.append(f"{style}: {one['error'][:90]} {one.get('place', '')}")
+            parts.append(f"{style}: {one['error'][:200]} {one.get('place', '')}")
         elif one:
             parts.append(f"{style} {one['difference']:.0e}, {one['removed']}/{one['asked']}, {one['seconds']:.1f} s")
     return "; ".join(part for part in parts if part)
