@@ -34,6 +34,6 @@ def baked(model: nn.Module) -> nn.Module:
                     del part._forward_pre_hooks[key]
         for part in list(copied.modules()):
             if parametrize.is_parametrized(part):
-                for name in list(part.parametrizations):  # type: ignore[union-attr, arg-type]
+                for name in list(part.parametrizations):  # type: ignore[arg-type]
                     parametrize.remove_parametrizations(part, name, leave_parametrized=True)
     return copied

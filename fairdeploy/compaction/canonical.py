@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import FakeTensorMode
+from torch._subclasses import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from fairdeploy.compaction import ops
@@ -158,7 +158,7 @@ def _unpack(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> None:
         return
     source, sizes = view.args
     assert isinstance(source, fx.Node)
-    picked, index = int(node.args[1]) % len(shapes[node.args[0]]), int(node.args[2])  # type: ignore[index, call-overload, arg-type]
+    picked, index = int(node.args[1]) % len(shapes[node.args[0]]), int(node.args[2])  # type: ignore[index, arg-type]
 
     def through(numbers: Tensor) -> Tensor:
         for link in chain:

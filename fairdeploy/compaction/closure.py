@@ -67,7 +67,7 @@ class Closure:
             return False
         wanted = inside.copy()
         if grid.product:
-            columns = inside.any(0)
+            columns: Kept = np.asarray(inside.any(0))
             columns[0] |= not columns.any()
             wanted |= rows[:, None] & columns
         else:

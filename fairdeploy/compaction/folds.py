@@ -56,7 +56,7 @@ class Folds:
                 _weighted(folds, at, node)
             elif node.target in ops.MATMUL | ops.ADD_MATMUL:
                 first, second = node.args[-2:]
-                gone = at.gone(first, len(labelled.shapes[first]) - 1)  # type: ignore[index, arg-type]
+                gone = at.gone(first, len(labelled.shapes[first]) - 1)  # type: ignore[index]
                 if gone is not None:
                     _add(folds, at, node, torch.matmul(gone, values[second]))  # type: ignore[index]
             elif node.target in ops.EINSUM:
@@ -195,7 +195,7 @@ def _total(folds: Folds, at: _At, node: fx.Node) -> None:
 def _attention(folds: Folds, at: _At, node: fx.Node) -> None:
     """Scores that lose the same everywhere give the same weights; others have to stay."""
     query, key = node.args[:2]
-    gone = at.gone(query, len(at.labelled.shapes[query]) - 1)  # type: ignore[index, arg-type]
+    gone = at.gone(query, len(at.labelled.shapes[query]) - 1)  # type: ignore[index]
     if gone is None:
         return
     lost = gone @ at.values[key].transpose(-1, -2)  # type: ignore[index]

@@ -44,7 +44,7 @@ class Member:
         """Return a view of the parameter's tensor with the indices in front (for groups: groups, then indices)."""
         if self.groups == 1:
             return tensor.movedim(self.dim, 0)
-        return tensor.unflatten(0, (self.groups, -1)).movedim(self.dim + 1, 1)
+        return tensor.view(self.groups, -1, *tensor.shape[1:]).movedim(self.dim + 1, 1)
 
     def close(self, tensor: Tensor, closed: list[int]) -> None:
         """Set the slices of some indices to zero, in place."""
@@ -165,8 +165,8 @@ def channels_by_group(labelled: LabelledGraph) -> dict[str, tuple[list[int], str
     What stands for a whole row of others (a head, in a table of biases by head) is no channel of its own.
     """
     channels, labels = labelled.channels, labelled.labels
-    produced = set(np.unique(channels.root[np.concatenate([i.ravel() for i in labelled.produced] or [[]]).astype(int)]))
-    rows = set(np.concatenate([channels.root[grid.rows] for grid in labels.grids] or [[]]).astype(int)) - produced
+    produced = set(channels.roots(labelled.produced).tolist())
+    rows = set(channels.roots([grid.rows for grid in labels.grids]).tolist()) - produced
     grid_of = np.full(labels.count, -1)
     for number, grid in enumerate(labels.grids):
         grid_of[channels.root[grid.ids]] = number

@@ -105,10 +105,10 @@ def _copy(at: Influences, node: fx.Node, of: Of) -> Tensor:
 
 
 def _multiply(at: Influences, node: fx.Node, of: Of) -> Tensor:
-    factors = [factor for factor in node.args[:2] if factor in at.taint]
-    if len(factors) == 1:
-        return of(factors[0]).expand(at.shape(node))  # type: ignore[arg-type]
-    return at.product(torch.mul, *factors, of).expand(at.shape(node))
+    first, second = node.args[:2]
+    if isinstance(first, fx.Node) and isinstance(second, fx.Node):
+        return at.product(torch.mul, first, second, of).expand(at.shape(node))
+    return _elementwise(at, node, of)
 
 
 def _divide(at: Influences, node: fx.Node, of: Of) -> Tensor:
@@ -125,10 +125,13 @@ def _weighted(at: Influences, node: fx.Node, of: Of) -> Tensor:
         rest = {name: value for name, value in node.kwargs.items() if name not in ("input", "weight", "bias")}
 
         def function(x: Tensor, w: Tensor) -> Tensor:
-            return ops.convolve(node)(x, w, None, *node.args[3:], **rest)  # type: ignore[arg-type]
+            return ops.convolve(node)(x, w, None, *node.args[3:], **rest)
 
     else:
-        function = functional.linear
+
+        def function(x: Tensor, w: Tensor) -> Tensor:
+            return functional.linear(x, w)
+
     result = at.product(function, source, weight, of)
     if bias is not None and at.depends(bias, of):
         result = result + of(bias).reshape([-1, *[1] * (result.ndim - 2)] if ops.is_convolution(node) else [-1])
@@ -137,10 +140,10 @@ def _weighted(at: Influences, node: fx.Node, of: Of) -> Tensor:
 
 def _matmul(at: Influences, node: fx.Node, of: Of) -> Tensor:
     """Like any product; weights that add up to one give back a constant that is the same at every place."""
-    first, second = node.args[-2:]
+    first, second = ops.factors(node)
     if _adds_up_to_one(first):
-        same = at.nonzero(second) * at.varying(second, -2)  # type: ignore[arg-type]
-        return torch.matmul(of(first), same) + torch.matmul(at.nonzero(first), of(second))  # type: ignore[arg-type]
+        same = at.nonzero(second) * at.varying(second, -2)
+        return torch.matmul(of(first), same) + torch.matmul(at.nonzero(first), of(second))
     result = at.product(torch.matmul, first, second, of)
     return result + of(node.args[0]) if node.target in ops.ADD_MATMUL else result  # type: ignore[arg-type]
 
@@ -194,7 +197,7 @@ def _layer_norm(at: Influences, node: fx.Node, of: Of) -> Tensor:
 
 def _group_norm(at: Influences, node: fx.Node, of: Of) -> Tensor:
     source, gamma = of(node.args[0]), ops.argument(node, 2, "weight")  # type: ignore[arg-type]
-    grouped = source.reshape(source.shape[0], int(node.args[1]), -1)  # type: ignore[call-overload, arg-type]
+    grouped = source.reshape(source.shape[0], int(node.args[1]), -1)  # type: ignore[arg-type]
     spread = _spread(grouped, [2]).reshape(source.shape)
     if not isinstance(gamma, fx.Node):
         return spread

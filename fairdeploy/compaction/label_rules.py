@@ -99,22 +99,22 @@ def _channelwise(labelled: LabelledGraph, node: fx.Node) -> Blocks:
 
 def _layer_norm(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     """Pin what is normalised, or let go whole slices of it."""
-    source, sizes = node.args[:2]
-    letters = range(len(labelled.shapes[source]))  # type: ignore[index]
-    normalised = letters[-len(sizes) :]  # type: ignore[arg-type]
+    source, sizes = ops.argument(node, 0, "input"), ops.argument(node, 1, "normalized_shape")
+    letters = range(len(labelled.shapes[source]))
+    normalised = letters[-len(sizes) :]
     vectors = [(arg, normalised) for arg in node.args[2:4] if isinstance(arg, fx.Node)]
     return _meet(labelled, node, [(source, letters), *vectors], letters, normalised)
 
 
 def _group_norm(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     """Let the channels of a group stay or go together."""
-    source, groups = node.args[:2]
-    letters = range(len(labelled.shapes[source]))  # type: ignore[index]
+    source, groups = ops.argument(node, 0, "input"), ops.argument(node, 1, "num_groups")
+    letters = range(len(labelled.shapes[source]))
     vectors = [(arg, [1]) for arg in node.args[2:4] if isinstance(arg, fx.Node)]
     result = _meet(labelled, node, [(source, letters), *vectors], letters, letters[2:])
     for block in result:
         if 1 in block.dims:
-            ids = block.ids.reshape(int(groups), -1)  # type: ignore[call-overload]
+            ids = block.ids.reshape(groups, -1)
             if block.dims != (1,) or len(ids) == 1:
                 labelled.labels.pin(ids, f"{ops.title(node)} mixes it")
             else:
@@ -127,7 +127,8 @@ def _linear(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     outer = list(range(len(labelled.shapes[source]) - 1))
     if len(labelled.shapes[weight]) == 1:
         return _meet(labelled, node, [(source, [*outer, "in"]), (weight, ["in"])], outer)
-    operands = [(source, [*outer, "in"]), (weight, ["out", "in"]), (bias, ["out"])]
+    operands: list[tuple[Any, Sequence[Letter]]] = [(source, [*outer, "in"]), (weight, ["out", "in"])]
+    operands.append((bias, ["out"]))
     return _produced(labelled, _meet(labelled, node, operands, [*outer, "out"]), len(outer))
 
 
@@ -203,14 +204,14 @@ def _over(blocks: Blocks, dim: int) -> Ids | None:
 
 
 def _matmul(labelled: LabelledGraph, node: fx.Node) -> Blocks:
-    first, second, *_ = node.args[-2:]
-    shapes = [labelled.shapes[operand] for operand in (first, second)]  # type: ignore[index]
+    first, second = ops.factors(node)
+    shapes = [labelled.shapes[operand] for operand in (first, second)]
     batch = list(range(max(len(shape) for shape in shapes) - 2, 0, -1))
     left = [*batch, "rows", "in"] if len(shapes[0]) > 1 else ["in"]
     right = [*batch, "in", "columns"] if len(shapes[1]) > 1 else ["in"]
     kept = ([*batch] if max(map(len, shapes)) > 2 else []) + ["rows"] * (len(shapes[0]) > 1)
     result = kept + ["columns"] * (len(shapes[1]) > 1)
-    operands = [(first, left), (second, right)]
+    operands: list[tuple[Any, Sequence[Letter]]] = [(first, left), (second, right)]
     if node.target in ops.ADD_MATMUL:
         operands.insert(0, (node.args[0], result))
     return _meet(labelled, node, operands, result)
@@ -255,7 +256,7 @@ def _reduce(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     dropped = len(labelled.shapes[node]) < rank
     result = [None if dim in reduced else dim for dim in range(rank) if not (dropped and dim in reduced)]
     stiff = () if node.target in ops.TOTAL else tuple(reduced)
-    return _meet(labelled, node, [(source, range(rank))], result, stiff)  # type: ignore[arg-type]
+    return _meet(labelled, node, [(source, range(rank))], result, stiff)
 
 
 def _along(labelled: LabelledGraph, node: fx.Node) -> Blocks:
@@ -351,11 +352,11 @@ def run_on(values: dict[fx.Node, Any], node: fx.Node, source: fx.Node, replaceme
     def value(other: fx.Node) -> Any:
         return replacement if other is source else values[other]
 
-    function = torch.reshape if node.target in ops.VIEW else node.target
+    function: Any = torch.reshape if node.target in ops.VIEW else node.target
     args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
     if node.target in ops.PAD and ops.argument(node, 2, "mode", "constant") == "constant":
         args, kwargs = args[:2], {}
-    result: Tensor = function(*args, **kwargs)  # type: ignore[operator]
+    result: Tensor = function(*args, **kwargs)
     return result
 
 

@@ -13,6 +13,7 @@ stays rectangular: each head keeps equally many. That is what a `Grid` demands, 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,6 +74,11 @@ class Channels:
     root: Ids
     reason: Ids
     reasons: list[str]
+
+    def roots(self, ids: Iterable[Ids]) -> Ids:
+        """Return the channels, each once, of several arrays of labels."""
+        found: Ids = np.unique(np.concatenate([np.empty(0, np.int64), *(self.root[part].ravel() for part in ids)]))
+        return found
 
     def pinned(self, root: int) -> str | None:
         """Return why a channel is pinned, or None."""
@@ -157,4 +163,5 @@ class Labels:
         _, component = connected_components(graph, directed=False)
         smallest = np.full(component.max(initial=-1) + 1, self.count)
         np.minimum.at(smallest, component, np.arange(self.count))
-        return smallest[component].astype(np.int64)
+        root: Ids = smallest[component].astype(np.int64)
+        return root

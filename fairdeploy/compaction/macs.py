@@ -59,7 +59,7 @@ def macs_of_masks(labelled: LabelledGraph) -> Callable[[Masks], int]:
     groups = {name: np.array(roots) for name, (roots, _) in channels_by_group(labelled).items()}
     blocks = [block.ids for blocks in labelled.blocks.values() for block in blocks]
     closure = Closure.of(channels, labelled.labels.grids, blocks)
-    rows = np.unique(np.concatenate([channels.root[grid.rows] for grid in labelled.labels.grids] or [[]]).astype(int))
+    rows = channels.roots(grid.rows for grid in labelled.labels.grids)
     costs = [cost for node in labelled.blocks for cost in _costs(labelled, node)]
 
     def macs(masks: Masks) -> int:

@@ -141,6 +141,12 @@ def weighted(node: Node) -> tuple[Node, Node, Node | None] | None:
     return argument(node, 0, "input"), argument(node, 1, "weight"), argument(node, 2, "bias")
 
 
+def factors(node: Node) -> tuple[Any, Any]:
+    """Return the two tensors that a matrix product multiplies."""
+    first, second = node.args[-2:]
+    return first, second
+
+
 def dims_of(node: Node, rank: int) -> frozenset[int]:
     """Return the dimensions that a reduction or a softmax takes together; none named means all."""
     place, name = (2, "dim") if node.target in _overloads("linalg_vector_norm", "norm") else (1, "dim")

@@ -48,7 +48,7 @@ def _cast(node: fx.Node, old: torch.dtype, new: torch.dtype) -> None:
     node.kwargs = {name: new if arg is old else arg for name, arg in node.kwargs.items()}
 
 
-class InDouble(TorchDispatchMode):
+class InDouble(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs a module in float64 even where its code asks for less: ``x.float()``, ``torch.zeros(..)``, autocast."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -119,8 +119,8 @@ class Expected:
             )
         if self.sensitivity < LEAST_SENSITIVITY:
             raise CompactionError(
-                f"the masked network's outputs hardly depend on the inputs (relative change {self.sensitivity:.1e}), so "
-                "equal outputs prove nothing: the masks cut the network through, or other check_inputs are needed"
+                f"the masked network's outputs hardly depend on the inputs (relative change {self.sensitivity:.1e}), "
+                "so equal outputs prove nothing: the masks cut the network through, or other check_inputs are needed"
             )
         return Proof(worst, self.sensitivity, BATCH_SIZES, "float64")
 
@@ -132,7 +132,7 @@ def prove(reference: Callable[..., Any], candidate: Callable[..., Any], inputs: 
 
 def outputs_of(network: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """Return all tensors that a network gives, in a fixed order, as float64."""
-    with torch.no_grad(), InDouble():
+    with torch.no_grad(), InDouble():  # type: ignore[no-untyped-call]
         leaves = pytree.tree_leaves(network(*inputs))
     return [leaf.detach().double() for leaf in leaves if isinstance(leaf, Tensor)]
 

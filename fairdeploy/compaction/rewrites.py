@@ -115,7 +115,7 @@ def _sizes(at: _At) -> Arguments:
 
 def _unflatten(at: _At) -> Arguments:
     args = at.node.args
-    dim, sizes = int(args[1]), list(args[2])  # type: ignore[arg-type, call-overload]
+    dim, sizes = int(args[1]), list(args[2])  # type: ignore[arg-type]
     shape = at.shape(at.node)
     first = dim % len(at.labelled.shapes[at.source])
     return Arguments((args[0], dim, [shape[first + k] if s != -1 else -1 for k, s in enumerate(sizes)]), {})
@@ -141,9 +141,9 @@ def _slice(at: _At) -> Arguments:
 
 
 def _select(at: _At) -> Arguments:
-    dim = int(at.node.args[1]) % len(at.labelled.shapes[at.source])  # type: ignore[call-overload, arg-type]
+    dim = int(at.node.args[1]) % len(at.labelled.shapes[at.source])  # type: ignore[arg-type]
     kept = at.along(at.source, dim)
-    index = int(at.node.args[2]) % len(kept)  # type: ignore[call-overload, arg-type]
+    index = int(at.node.args[2]) % len(kept)  # type: ignore[arg-type]
     return Arguments((at.source, dim, int(kept[:index].sum())), {})
 
 
@@ -164,7 +164,7 @@ def _roll(at: _At) -> Arguments:
     for place, dim in enumerate(dims):
         kept = at.along(at.source, dim % len(at.labelled.shapes[at.source]))
         if not kept.all():
-            shift = int(shifts[place]) % len(kept)  # type: ignore[call-overload]
+            shift = int(shifts[place]) % len(kept)
             shifts[place] = int(kept[len(kept) - shift :].sum())
     return Arguments((at.source, shifts, dims), {})
 
@@ -186,7 +186,7 @@ def groups_that_stay(labelled: LabelledGraph, selections: Selections, node: fx.N
 
 
 def _group_norm(at: _At) -> Arguments:
-    per_group = at.labelled.shapes[at.source][1] // int(at.node.args[1])  # type: ignore[call-overload, arg-type]
+    per_group = at.labelled.shapes[at.source][1] // int(at.node.args[1])  # type: ignore[arg-type]
     return Arguments((at.source, at.shape(at.source)[1] // per_group, *at.node.args[2:]), dict(at.node.kwargs))
 
 

@@ -77,9 +77,9 @@ def _nothing_added(labelled: LabelledGraph, plan: Plan) -> dict[fx.Node, fx.Node
     for node in (node for node, value in plan.replaced.items() if not bool(value.any())):
         for user in node.users:
             others = [arg for arg in user.args if isinstance(arg, fx.Node) and arg is not node]
-            if user.target is ops.aten.add.Tensor and not user.kwargs and len(others) == 1:
-                if labelled.shapes[others[0]] == labelled.shapes[user]:
-                    found[user] = others[0]
+            alone = user.target is ops.aten.add.Tensor and not user.kwargs and len(others) == 1
+            if alone and labelled.shapes[others[0]] == labelled.shapes[user]:
+                found[user] = others[0]
     return found
 
 

@@ -78,7 +78,8 @@ def _exported(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) ->
                 model = torch.export.export(
                     baked(model).eval(), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
                 )
-            return model.run_decompositions({}).module(check_guards=False)
+            program: fx.GraphModule = model.run_decompositions({}).module(check_guards=False)
+            return program
     except CompactionError:
         raise
     except Exception as error:
