@@ -75,8 +75,9 @@ class LayerShape:
 class Layers:
     """A network's convolutions, linear layers and attentions, as they would be under masks.
 
-    Convolutions and linear layers are exact; an attention keeps its heads and the same share of their width as the
-    layer before it. Transposed convolutions, recurrent layers and products of two activations count as rest.
+    Convolutions and linear layers are exact; an attention keeps the share that the layer before it keeps, of whole
+    heads where that fits and else of their width. Transposed convolutions, recurrent layers and products of two
+    activations count as rest.
 
     Parameters
     ----------
@@ -213,7 +214,8 @@ def _layer(
     matrix: Tensor = values[weight]
     value: Tensor = values[source]
     name = str(weight.target)
-    outputs, inputs = (kept.of(name, dim, matrix.shape[dim]) for dim in (0, 1))
+    groups = 1 if node.target in ops.LINEAR else int(ops.argument(node, 6, "groups", 1))
+    outputs, inputs = kept.of(name, 0, matrix.shape[0]), kept.of(name, 1, groups * matrix.shape[1])
 
     def share(masks: Masks) -> float:
         return outputs(masks) / matrix.shape[0]
@@ -226,16 +228,15 @@ def _layer(
 
         return linear, share, 1
 
-    rank, groups = matrix.ndim - 2, int(ops.argument(node, 6, "groups", 1))
+    rank = matrix.ndim - 2
     size, kernel = tuple(value.shape[2:]), tuple(matrix.shape[2:])
     stride, dilation = (_each(ops.argument(node, place, "", 1), rank) for place in (3, 5))
     padding = _padding(ops.argument(node, 4, "padding", 0), kernel, dilation)
 
     def convolution(masks: Masks) -> LayerShape:
-        out, per_group = outputs(masks), inputs(masks)
         # A depthwise convolution loses groups with its channels, any other keeps them.
-        parts = max(1, out * groups // matrix.shape[0]) if matrix.shape[1] == 1 else groups
-        return LayerShape("convolution", per_group * parts, out, size, kernel, stride, padding, dilation, parts)
+        parts = inputs(masks) if matrix.shape[1] == 1 else groups
+        return LayerShape("convolution", inputs(masks), outputs(masks), size, kernel, stride, padding, dilation, parts)
 
     return convolution, share, value.shape[0] // BATCH
 
@@ -252,6 +253,8 @@ def _attention(
 
     def attention(masks: Masks) -> LayerShape:
         share = sum(part * share_of[name](masks) if name else part for name, part in shares.items())
+        if (share * heads).is_integer():
+            return LayerShape("attention", int(share * heads), width, (queries, keys))
         return LayerShape("attention", heads, max(1, round(share * width)), (queries, keys))
 
     return attention, math.prod(query.shape[:-3]) // BATCH

@@ -32,6 +32,8 @@ _MOST_SWEEPS = 60
 _LEAST_GAIN = 5e-3
 # Latencies this close are one; then the coarser multiple is taken.
 _SAME = 0.02
+# So much less latency for each multiply-accumulate is worth missing the budget by more.
+_WORTH_LESS = 0.05
 _MOST_TRIED = 8
 
 
@@ -46,8 +48,9 @@ def round_counts(
     """Choose how many channels of each prunable group to keep.
 
     With a multiple, the largest fraction of every group is kept whose rounded network fits the budget. With a
-    latency, counts start from the fastest of several multiples and move to neighbouring ones while that is faster,
-    within 2 % of the budget and of the score that unrounded counts would keep.
+    latency, counts start from the best of several multiples and move to neighbouring ones while that is better: less
+    latency for each multiply-accumulate, within 2 % of the budget and of the score that unrounded counts would keep
+    unless a multiple that misses them is better by more than 5 %.
 
     Parameters
     ----------
@@ -60,7 +63,8 @@ def round_counts(
     macs : callable
         Counts a network's multiply-accumulates under masks (`groups_and_macs`).
     round_to : int or callable
-        A multiple, or what says how long networks take under masks (`NetworkLatency`).
+        A multiple of indices (whole heads come one by one), or what says how long networks take under masks
+        (`NetworkLatency`).
 
     Raises
     ------
@@ -88,7 +92,10 @@ def masks_of(groups: Iterable[ChannelGroup], scores: Scores, counts: Mapping[str
     for group in groups:
         if group.name in counts:
             rows = _rows(group)
-            order = np.argsort(-scores[group.name].reshape(rows, -1), axis=1, kind="stable")
+            worth = scores[group.name].reshape(rows, -1)
+            if group.same_columns:
+                worth = np.broadcast_to(worth.sum(axis=0), worth.shape)
+            order = np.argsort(-worth, axis=1, kind="stable")
             masks[group.name] = (np.argsort(order, axis=1) < counts[group.name] // rows).ravel()
     return masks
 
@@ -119,15 +126,20 @@ class _Network:
 
 
 def _rows(group: ChannelGroup) -> int:
-    shape: tuple[int, ...] = getattr(group, "shape", (group.size,))
-    return math.prod(shape[:-1])
+    return math.prod(group.shape[:-1])
+
+
+def _step(group: ChannelGroup, multiple: int) -> int:
+    """Return the channels that make a multiple: a head of 64 is one channel with 64 indices everywhere."""
+    each = min((len(member.indices) // group.size for member in group.members), default=1)
+    return math.ceil(multiple / max(1, each))
 
 
 def _nearest(group: ChannelGroup, fraction: float, multiple: int) -> int:
-    rows = _rows(group)
+    rows, step = _rows(group), _step(group, multiple)
     width = group.size // rows
-    multiples = max(1, math.floor(fraction * width / multiple + 0.5))
-    return rows * min(width, multiples * multiple)
+    multiples = max(1, math.floor(fraction * width / step + 0.5))
+    return rows * min(width, multiples * step)
 
 
 def _by_multiple(network: _Network, keep_macs: float, multiple: int) -> Counts:
@@ -161,7 +173,7 @@ def _starts(network: _Network, keep_macs: float) -> Iterator[Counts]:
 
 
 class _Search:
-    """Looks for the fastest counts near those that one fraction gives; `starts` go from multiples of 1 to coarse."""
+    """Looks for the best counts near those that one fraction gives; `starts` go from multiples of 1 to coarse."""
 
     def __init__(self, network: _Network, budget: float, starts: list[Counts], latency: Latency) -> None:
         self._network, self._starts, self._latency = network, starts, latency
@@ -170,25 +182,38 @@ class _Search:
         self._steps = {group.name: _steps(group, [start[group.name] for start in starts]) for group in network.groups}
 
     def best(self) -> Counts:
-        """Fill every start up to the budget, take the fastest, and move on to neighbours while that is faster."""
-        filled = [self._filled(start) for start in self._starts]
-        several = [counts for counts in filled if self._fits(counts)] or filled[:1]
-        latencies_ms = self._latencies_ms(several)
-        best = max(i for i, one_ms in enumerate(latencies_ms) if one_ms <= min(latencies_ms) * (1 + _SAME))
-        counts, latency_ms = several[best], latencies_ms[best]
-        for _ in range(_MOST_SWEEPS):
-            several = self._neighbours(counts, latency_ms)
-            if not several:
-                break
-            latencies_ms = self._latencies_ms(several)
-            best = int(np.argmin(latencies_ms))
-            if latencies_ms[best] > latency_ms * (1 - _LEAST_GAIN):
-                break
-            counts, latency_ms = several[best], latencies_ms[best]
+        """Fill every start up to the budget, take the best, and move on to neighbours while they are better."""
+        starts = [self._filled(start) for start in self._starts]
+        values = self._values(starts)
+        close = [place for place, counts in enumerate(starts) if self._fits(counts)]
+        if close:
+            least = min(values[place] for place in close)
+            place = max(place for place in close if values[place] <= least * (1 + _SAME))
+            counts, value = self._moved(starts[place], values[place])
+        place = int(np.argmin(values))
+        if not close or values[place] < value * (1 - _WORTH_LESS):
+            # Few and narrow layers may have no good counts so close to the budget.
+            self._least_macs = min(self._least_macs, self._network.macs(starts[place]))
+            self._least_score = min(self._least_score, self._network.score(starts[place]))
+            counts, value = self._moved(starts[place], values[place])
         return counts
 
-    def _latencies_ms(self, several: Sequence[Counts]) -> Sequence[float]:
-        return self._latency([self._network.masks(counts) for counts in several])
+    def _moved(self, counts: Counts, value: float) -> tuple[Counts, float]:
+        for _ in range(_MOST_SWEEPS):
+            several = self._neighbours(counts, value)
+            if not several:
+                break
+            values = self._values(several)
+            best = int(np.argmin(values))
+            if values[best] > value * (1 - _LEAST_GAIN):
+                break
+            counts, value = several[best], values[best]
+        return counts, value
+
+    def _values(self, several: Sequence[Counts]) -> list[float]:
+        """Return the latency for each multiply-accumulate."""
+        latencies_ms = self._latency([self._network.masks(counts) for counts in several])
+        return [ms / self._network.macs(counts) for ms, counts in zip(latencies_ms, several, strict=True)]
 
     def _fits(self, counts: Counts) -> bool:
         macs = self._network.macs(counts)
@@ -207,24 +232,27 @@ class _Search:
                     counts = raised
         return counts
 
-    def _neighbours(self, counts: Counts, latency_ms: float) -> list[Counts]:
-        """Return the moves that fit and look fastest: one group alone, or two groups at once."""
+    def _neighbours(self, counts: Counts, value: float) -> list[Counts]:
+        """Return the moves that fit and look best: one group alone, or two groups at once."""
         single = [
             (name, {**counts, name: count})
             for name, tried in self._steps.items()
             for count in _around(tried, counts[name])
         ]
-        now_macs = self._network.macs(counts)
-        macs = [self._network.macs(one) - now_macs for _, one in single]
-        gains = [one_ms - latency_ms for one_ms in self._latencies_ms([one for _, one in single])]
-        moves = [(gain, more, one) for gain, more, (_, one) in zip(gains, macs, single, strict=True)]
+        now = self._network.macs(counts)
+        more = [self._network.macs(one) - now for _, one in single]
+        values = self._values([one for _, one in single])
+        longer_ms = [one * (now + extra) - value * now for one, extra in zip(values, more, strict=True)]
+        moves = [(value, extra, one) for value, extra, (_, one) in zip(values, more, single, strict=True)]
         for first, second in combinations(range(len(single)), 2):
             (here, one), (there, other) = single[first], single[second]
             if here != there:
-                both = {**one, there: other[there]}
-                moves.append((gains[first] + gains[second], macs[first] + macs[second], both))
-        low, high = self._least_macs - now_macs, self._budget - now_macs
-        likely = sorted((move for move in moves if move[0] < 0 and low <= move[1] <= high), key=lambda move: move[0])
+                extra = more[first] + more[second]
+                both_ms = value * now + longer_ms[first] + longer_ms[second]
+                moves.append((both_ms / max(1, now + extra), extra, {**one, there: other[there]}))
+        low, high = self._least_macs - now, self._budget - now
+        likely = [move for move in moves if move[0] < value and low <= move[1] <= high]
+        likely.sort(key=lambda move: move[0])
         return [one for _, _, one in likely[:_MOST_TRIED] if self._fits(one)]
 
 
@@ -233,8 +261,9 @@ def _steps(group: ChannelGroup, starts: Sequence[int]) -> list[int]:
     rows = _rows(group)
     width = group.size // rows
     unrounded = starts[0] // rows
-    beside = {multiple * (unrounded // multiple + up) for multiple in MULTIPLES for up in (0, 1)}
-    near = {count for count in beside if abs(count - unrounded) <= max(MULTIPLES[2], width // 8)}
+    steps = [_step(group, multiple) for multiple in MULTIPLES]
+    beside = {step * (unrounded // step + up) for step in steps for up in (0, 1)}
+    near = {count for count in beside if abs(count - unrounded) <= max(steps[2], width // 8)}
     return [rows * count for count in sorted(near | {start // rows for start in starts}) if 1 <= count <= width]
 
 

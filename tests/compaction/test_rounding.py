@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fairdeploy.compaction import ChannelGroup
+from fairdeploy.compaction import ChannelGroup, Member
 from fairdeploy.compaction.groups import Masks
-from fairdeploy.compaction.rounding import LEAST_OF_BUDGET, masks_of, round_counts
+from fairdeploy.compaction.rounding import masks_of, round_counts
 from fairdeploy.errors import StageError
 
 SIZES = {"a": 100, "b": 60, "c": 84}
 WEIGHT = {"a": 1000, "b": 3000, "c": 2000}
 GROUPS = tuple(ChannelGroup(name, size, ()) for name, size in SIZES.items())
-
-
-@dataclass(frozen=True)
-class Joint:
-    """Channels of several heads, as `ChannelGroup` shows them."""
-
-    name: str
-    size: int
-    shape: tuple[int, ...]
-    prunable: bool = True
 
 
 def scores() -> dict[str, NDArray[np.float64]]:
@@ -61,17 +50,22 @@ def test_a_multiple_keeps_the_largest_fraction_within_the_budget(multiple: int) 
     assert macs(masks_of(GROUPS, scores(), counts)) <= 0.6 * macs({})
 
 
-@pytest.mark.parametrize("block", [4, 16])
 @pytest.mark.parametrize("keep", [0.3, 0.5, 0.8])
-def test_by_latency_nothing_is_wasted_and_the_budget_is_used(block: int, keep: float) -> None:
-    latency = in_blocks(block)
-    counts = round_counts(GROUPS, scores(), keep, macs, round_to=latency)
-    masks = masks_of(GROUPS, scores(), counts)
-    assert LEAST_OF_BUDGET * keep * macs({}) <= macs(masks) <= keep * macs({})
-    unrounded = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), keep, macs, round_to=1))
-    mine, plain = latency([masks, unrounded])
-    assert mine <= plain
-    assert mine <= (1.08 if block == 16 else 1.01) * macs(masks), "hardly any block is computed in part"
+def test_by_latency_no_block_is_computed_in_part_and_the_budget_is_used(keep: float) -> None:
+    latency = in_blocks(4)
+    masks = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), keep, macs, round_to=latency))
+    assert 0.98 * keep * macs({}) <= macs(masks) <= keep * macs({})
+    assert latency([masks])[0] == macs(masks)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.5, 0.8])
+def test_narrow_layers_may_miss_the_budget_where_that_is_worth_it(keep: float) -> None:
+    latency = in_blocks(16)
+    masks = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), keep, macs, round_to=latency))
+    assert macs(masks) <= keep * macs({})
+    for multiple in (1, 4, 8, 16):
+        rounded = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), keep, macs, round_to=multiple))
+        assert latency([masks])[0] / macs(masks) <= 1.06 * latency([rounded])[0] / macs(rounded)
 
 
 def test_by_latency_is_never_slower_than_a_multiple_of_equal_cost() -> None:
@@ -88,7 +82,7 @@ def test_a_latency_without_steps_leaves_the_fraction_alone() -> None:
         return [float(macs(masks)) for masks in several]
 
     counts = round_counts(GROUPS, scores(), 0.5, macs, round_to=even)
-    assert all(abs(counts[name] / size - 0.5) <= 0.1 for name, size in SIZES.items())
+    assert all(abs(counts[name] / size - 0.5) <= 0.15 for name, size in SIZES.items())
 
 
 def test_the_channels_of_highest_score_stay_and_ties_go_by_position() -> None:
@@ -98,12 +92,24 @@ def test_the_channels_of_highest_score_stay_and_ties_go_by_position() -> None:
 
 
 def test_joint_channels_keep_equally_many_of_each_row() -> None:
-    heads = (Joint("heads", 24, (3, 8)),)
-    values = {"heads": np.arange(24.0)}
-    masks = masks_of(heads, values, {"heads": 12})
-    assert masks["heads"].reshape(3, 8).sum(1).tolist() == [4, 4, 4]
+    heads = (ChannelGroup("heads", 24, (), shape=(3, 8)),)
+    values = {"heads": np.random.default_rng(0).uniform(size=24)}
+    mask = masks_of(heads, values, {"heads": 12})["heads"].reshape(3, 8)
+    assert mask.sum(1).tolist() == [4, 4, 4]
+    assert not (mask == mask[0]).all()
     counts = round_counts(heads, values, 0.6, lambda m: int(m["heads"].sum()) if m else 24, round_to=4)
     assert counts == {"heads": 12}
+    alike = (ChannelGroup("heads", 24, (), shape=(3, 8), same_columns=True),)
+    mask = masks_of(alike, values, {"heads": 12})["heads"].reshape(3, 8)
+    assert (mask == mask[0]).all()
+
+
+def test_whole_heads_are_not_rounded_to_multiples() -> None:
+    indices = tuple(range(24))
+    owners = tuple(index // 8 for index in indices)
+    heads = (ChannelGroup("heads", 3, (Member("weight", 0, indices, owners),)),)
+    counts = round_counts(heads, {"heads": np.ones(3)}, 0.7, lambda m: int(m["heads"].sum()) if m else 3, round_to=8)
+    assert counts == {"heads": 2}
 
 
 def test_pinned_groups_are_left_out() -> None:
