@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -106,8 +107,9 @@ def channel_norms(model: nn.Module, groups: Iterable[ChannelGroup]) -> Mapping[s
     for group in groups:
         squares = np.zeros(group.size)
         for member in group.members:
-            values = parameters[member.parameter].detach().double().movedim(member.dim, 0)
-            by_index = values.reshape(values.shape[0], -1).square().sum(1).numpy()
+            values = member.slices(parameters[member.parameter].detach().double())
+            slices = math.prod(values.shape[: 2 if member.groups > 1 else 1])
+            by_index = values.reshape(slices, -1).square().sum(1).numpy()
             np.add.at(squares, list(member.channels), by_index[list(member.indices)])
         norm = np.sqrt(squares)
         norms[group.name] = norm / norm.mean() if norm.any() else norm

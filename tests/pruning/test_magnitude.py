@@ -100,3 +100,14 @@ def test_after_flattening_each_channels_columns_count_for_it() -> None:
         network[3].weight.view(2, 6, 36)[:, [1, 4]] = 0.5
     kept = magnitude_masks(network, EXAMPLE, keep_macs=0.4, round_to=1)["0.weight"]
     assert np.flatnonzero(kept).tolist() == [1, 4]
+
+
+def test_grouped_convolutions_have_norms_too() -> None:
+    torch.manual_seed(0)
+    grouped = nn.Sequential(
+        nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1, groups=4), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 64, 2),
+    ).eval()  # fmt: skip
+    masks = magnitude_masks(grouped, EXAMPLE, keep_macs=0.6, round_to=4)
+    result = compact(grouped, EXAMPLE, masks)
+    assert result.macs_after <= 0.6 * result.macs_before
