@@ -7,16 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses import FakeTensorMode
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from fairdeploy.compaction import ops
 from fairdeploy.compaction.ops import argument, aten
+from fairdeploy.compaction.shapes import Shapes, call, shapes_of
 
-Shapes = dict[fx.Node, tuple[int, ...]]
 
-
-def canonicalise(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
+def canonicalise(graph_module: fx.GraphModule) -> None:
     """Rewrite a graph in place; it computes the same.
 
     Nodes that return several tensors become nodes that return one, what does nothing goes, and a projection that
@@ -26,7 +23,7 @@ def canonicalise(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> No
     for node in list(graph.nodes):
         if node.op == "call_function" and "assert" in str(node.target):
             graph.erase_node(node)
-    shapes = _shapes(graph_module, inputs)
+    shapes = shapes_of(graph)
     for node in list(graph.nodes):
         if node.op == "call_function":
             with graph.inserting_before(node):
@@ -35,34 +32,12 @@ def canonicalise(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> No
                 node.replace_all_uses_with(new)
                 graph.erase_node(node)
     graph.eliminate_dead_code()
-    shapes = _shapes(graph_module, inputs)
+    shapes = shapes_of(graph)
     for node in list(graph.nodes):
         if node.target in ops.SELECT:
             _unpack(graph, node, shapes)
     graph.eliminate_dead_code()
     graph_module.recompile()
-
-
-def _shapes(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Shapes:
-    """Return the shape of every tensor without computing any."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        prop = _Shapes(graph_module, mode)
-        prop.propagate(*inputs)
-    return prop.shapes
-
-
-class _Shapes(FakeTensorProp):
-    shapes: Shapes
-
-    def run_node(self, n: fx.Node) -> Any:
-        if not hasattr(self, "shapes"):
-            self.shapes = {}
-        meta = dict(n.meta)
-        result = super().run_node(n)
-        n.meta = meta
-        if isinstance(result, Tensor):
-            self.shapes[n] = tuple(int(size) for size in result.shape)
-        return result
 
 
 def _rewritten(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node | None:
@@ -76,12 +51,10 @@ def _rewritten(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node | None
     if node.target is aten.stack.default:
         rank = len(shapes[node])
         dim = int(argument(node, 1, "dim", 0)) % rank
-        parts = [graph.call_function(aten.unsqueeze.default, (part, dim)) for part in argument(node, 0, "tensors")]
-        return graph.call_function(aten.cat.default, (parts, dim))
+        parts = [call(graph, aten.unsqueeze.default, (part, dim)) for part in argument(node, 0, "tensors")]
+        return call(graph, aten.cat.default, (parts, dim))
     if node.target is aten.addcmul.default and argument(node, 3, "value", 1) == 1:
-        return graph.call_function(
-            aten.add.Tensor, (node.args[0], graph.call_function(aten.mul.Tensor, node.args[1:3]))
-        )
+        return call(graph, aten.add.Tensor, (node.args[0], call(graph, aten.mul.Tensor, node.args[1:3])))
     if node.target is aten.slice_scatter.default and argument(node, 5, "step", 1) == 1:
         return _scattered(graph, node, shapes)
     return None
@@ -90,27 +63,23 @@ def _rewritten(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node | None
 def _item(graph: fx.Graph, source: fx.Node, index: int, shapes: Shapes) -> fx.Node | None:
     if source.target is aten._native_batch_norm_legit_no_training.default and index == 0:
         x, weight, bias, mean, variance, momentum, epsilon = source.args
-        return graph.call_function(
-            aten.batch_norm.default, (x, weight, bias, mean, variance, False, momentum, epsilon, False)
-        )
+        return call(graph, aten.batch_norm.default, (x, weight, bias, mean, variance, False, momentum, epsilon, False))
     if source.target in (aten._native_batch_norm_legit.default, aten.native_batch_norm.default) and index == 0:
         x, weight, bias, mean, variance, training, momentum, epsilon = source.args
-        return graph.call_function(
-            aten.batch_norm.default, (x, weight, bias, mean, variance, training, momentum, epsilon, False)
+        return call(
+            graph, aten.batch_norm.default, (x, weight, bias, mean, variance, training, momentum, epsilon, False)
         )
     if source.target is aten._native_batch_norm_legit.no_stats and index == 0:
         x, weight, bias, training, momentum, epsilon = source.args
-        return graph.call_function(
-            aten.batch_norm.default, (x, weight, bias, None, None, training, momentum, epsilon, False)
-        )
+        return call(graph, aten.batch_norm.default, (x, weight, bias, None, None, training, momentum, epsilon, False))
     if source.target in (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default):
         return _piece(graph, source, index, shapes)
     if source.target is aten.unbind.int:
-        return graph.call_function(aten.select.int, (source.args[0], argument(source, 1, "dim", 0), index))
+        return call(graph, aten.select.int, (source.args[0], argument(source, 1, "dim", 0), index))
     if source.target is aten.adaptive_max_pool2d.default and index == 0 and set(source.args[1]) == {1}:  # type: ignore[arg-type]
-        return graph.call_function(aten.amax.default, (source.args[0], [-2, -1], True))
+        return call(graph, aten.amax.default, (source.args[0], [-2, -1], True))
     if source.target is aten.max_pool2d_with_indices.default and index == 0:
-        return graph.call_function(aten.max_pool2d.default, source.args)
+        return call(graph, aten.max_pool2d.default, source.args)
     return None
 
 
@@ -127,7 +96,7 @@ def _piece(graph: fx.Graph, source: fx.Node, index: int, shapes: Shapes) -> fx.N
         start, size = sum(sizes[:index]), sizes[index]
     else:
         return None
-    return graph.call_function(aten.slice.Tensor, (whole, dim, start, start + size))
+    return call(graph, aten.slice.Tensor, (whole, dim, start, start + size))
 
 
 def _scattered(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node | None:
@@ -141,10 +110,10 @@ def _scattered(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node | None
         return part  # type: ignore[return-value]
     pieces: list[Any] = [part]
     if start > 0:
-        pieces.insert(0, graph.call_function(aten.slice.Tensor, (whole, dim, 0, start)))
+        pieces.insert(0, call(graph, aten.slice.Tensor, (whole, dim, 0, start)))
     if stop < shapes[node][dim]:
-        pieces.append(graph.call_function(aten.slice.Tensor, (whole, dim, stop, sys.maxsize)))
-    return graph.call_function(aten.cat.default, (pieces, dim))
+        pieces.append(call(graph, aten.slice.Tensor, (whole, dim, stop, sys.maxsize)))
+    return call(graph, aten.cat.default, (pieces, dim))
 
 
 def _unpack(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> None:
@@ -177,11 +146,11 @@ def _unpack(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> None:
             inside = _numbers(shapes[source], dim).reshape(shapes[view]).select(place, index)
             if inside.numel() and int(inside.min()) == index * piece and int(inside.max()) == (index + 1) * piece - 1:
                 with graph.inserting_before(node):
-                    new = graph.call_function(aten.slice.Tensor, (source, dim, index * piece, (index + 1) * piece))
-                    new = graph.call_function(view.target, (new, [*sizes[:place], 1, *sizes[place + 1 :]]))  # type: ignore[index, misc]
+                    new = call(graph, aten.slice.Tensor, (source, dim, index * piece, (index + 1) * piece))
+                    new = call(graph, view.target, (new, [*sizes[:place], 1, *sizes[place + 1 :]]))  # type: ignore[index, misc]
                     for link in chain:
-                        new = graph.call_function(link.target, (new, *link.args[1:]), link.kwargs)  # type: ignore[arg-type]
-                    new = graph.call_function(aten.select.int, (new, picked, 0))
+                        new = call(graph, link.target, (new, *link.args[1:]), link.kwargs)  # type: ignore[arg-type]
+                    new = call(graph, aten.select.int, (new, picked, 0))
                 node.replace_all_uses_with(new)
                 graph.erase_node(node)
                 return

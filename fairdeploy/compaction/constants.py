@@ -86,6 +86,7 @@ def evaluate_constants(graph_module: fx.GraphModule) -> Evaluated:
         _set(graph_module, name, value.detach().clone(), trainable=raw is not None and value.is_floating_point())
         with graph.inserting_before(node):
             new = graph.get_attr(name)
+        new.meta["val"] = node.meta["val"]
         node.replace_all_uses_with(new)
         names[name] = raw
     graph.eliminate_dead_code()

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
 from fairdeploy.compaction.labels import Block, Channels, Ids, Labels
+from fairdeploy.compaction.shapes import shapes_of
 from fairdeploy.compaction.trace import Trace
 
 Blocks = tuple[Block, ...]
@@ -27,7 +28,7 @@ class LabelledGraph:
     trace : Trace
     labels : Labels
     values : dict of Node to Any
-        What every node gave when the labels were made.
+        What depends on no input, and the sizes of what does.
     shapes : dict of Node to tuple of int
         Shape of every tensor at batch size `trace.BATCH`.
     blocks : dict of Node to tuple of Block
@@ -81,9 +82,7 @@ def label_graph(trace: Trace) -> LabelledGraph:
     """Carry labels through a traced network."""
     from fairdeploy.compaction.label_rules import follow
 
-    values = trace.run()
-    shapes = {node: tuple(value.shape) for node, value in values.items() if isinstance(value, Tensor)}
-    labelled = LabelledGraph(trace, Labels(), values, shapes)
+    labelled = LabelledGraph(trace, Labels(), trace.constants(), shapes_of(trace.graph_module.graph))
     _label_stored_tensors(labelled)
     for node in trace.graph_module.graph.nodes:
         if node.op == "placeholder":

@@ -21,7 +21,7 @@ Rule = Callable[[LabelledGraph, fx.Node], Blocks]
 def follow(labelled: LabelledGraph, node: fx.Node) -> None:
     """Set the labels of a node's result and unite what the operation needs together."""
     if node not in labelled.shapes:
-        if isinstance(labelled.values[node], tuple | list):
+        if isinstance(node.meta.get("val"), tuple | list):
             _unknown(labelled, node)
         return
     labelled.blocks[node] = _RULES.get(node.target, _unknown)(labelled, node)

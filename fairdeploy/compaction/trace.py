@@ -16,6 +16,7 @@ from fairdeploy.compaction.bake import baked
 from fairdeploy.compaction.canonical import canonicalise
 from fairdeploy.compaction.constants import Evaluated, evaluate_constants
 from fairdeploy.compaction.precision import double, to_double
+from fairdeploy.compaction.shapes import shapes_of
 from fairdeploy.errors import CompactionError
 
 BATCH = 2
@@ -46,6 +47,19 @@ class Trace:
         """Return the value of every node for `inputs`."""
         return _Recorder(self.graph_module).record(self.inputs)
 
+    def constants(self) -> dict[fx.Node, Any]:
+        """Return the values of what depends on no input, and the sizes of what does."""
+        shapes = shapes_of(self.graph_module.graph)
+        values: dict[fx.Node, Any] = {}
+        for node in self.graph_module.graph.nodes:
+            if node.op == "get_attr":
+                values[node] = self.tensor(node)
+            elif node.target is torch.ops.aten.sym_size.int:
+                values[node] = shapes[node.args[0]][node.args[1]]
+            elif node.op == "call_function" and all(source in values for source in node.all_input_nodes):
+                values[node] = node.target(*fx.map_arg(node.args, values.get), **fx.map_arg(node.kwargs, values.get))
+        return values
+
     def tensor(self, node: fx.Node) -> Tensor:
         """Return the stored tensor that a ``get_attr`` node reads."""
         return stored(self.graph_module, str(node.target))
@@ -65,7 +79,7 @@ def trace(model: nn.Module | ExportedProgram, example_inputs: tuple[Tensor, ...]
     dtypes = {name: tensor.dtype for name, tensor in graph_module.state_dict().items()}
     double(graph_module)
     inputs = tuple(to_double(value) for value in inputs)
-    canonicalise(graph_module, inputs)
+    canonicalise(graph_module)
     return Trace(graph_module, inputs, dtypes, evaluate_constants(graph_module))
 
 

@@ -1,0 +1,35 @@
+"""Shapes of a graph's tensors, known from the export without running anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import SymInt, Tensor, fx
+
+Shapes = dict[fx.Node, tuple[int, ...]]
+
+
+def shapes_of(graph: fx.Graph) -> Shapes:
+    """Return the shape of every tensor at the batch size that the graph was exported with."""
+    values = {node: node.meta.get("val") for node in graph.nodes if node.op != "output"}
+    return {
+        node: tuple(number(size) for size in value.shape) for node, value in values.items() if isinstance(value, Tensor)
+    }
+
+
+def number(size: int | SymInt) -> int:
+    """Return a size as it was in the export."""
+    return int(size.node.hint) if isinstance(size, SymInt) else int(size)
+
+
+def call(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> fx.Node:
+    """Add a call to a graph, with the shape of its result noted as the export notes it."""
+    node = graph.call_function(target, args, kwargs)
+
+    def value(other: fx.Node) -> Any:
+        return other.meta["val"]
+
+    with torch.no_grad():
+        node.meta["val"] = target(*fx.map_arg(args, value), **fx.map_arg(kwargs or {}, value))
+    return node
