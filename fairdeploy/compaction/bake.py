@@ -34,6 +34,17 @@ def baked(model: nn.Module) -> nn.Module:
                     del part._forward_pre_hooks[key]
         for part in list(copied.modules()):
             if parametrize.is_parametrized(part):
-                for name in list(part.parametrizations):  # type: ignore[arg-type]
-                    parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+                _unparametrise(part)
     return copied
+
+
+def _unparametrise(part: nn.Module) -> None:
+    """Make parametrised tensors plain ones; torch's own way would change the class, which the original shares."""
+    named = {name: (getattr(part, name).detach(), chain) for name, chain in part.parametrizations.items()}  # type: ignore[union-attr, operator]
+    part.__class__ = type(part).__bases__[0]
+    del part.parametrizations
+    for name, (value, chain) in named.items():
+        if any(True for _ in chain.parameters(recurse=False)):
+            part.register_parameter(name, nn.Parameter(value.clone()))
+        else:
+            part.register_buffer(name, value.clone())

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from fairdeploy.compaction import ops
 from fairdeploy.compaction.ops import argument, aten
+from fairdeploy.compaction.recurrent import split_layers
 from fairdeploy.compaction.shapes import Shapes, call, shapes_of
 
 
@@ -23,6 +24,7 @@ def canonicalise(graph_module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if node.op == "call_function" and "assert" in str(node.target):
             graph.erase_node(node)
+    split_layers(graph)
     shapes = shapes_of(graph)
     for node in list(graph.nodes):
         if node.op == "call_function":
@@ -48,6 +50,8 @@ def _rewritten(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node | None
         return node.args[0] if argument(node, 4, "step", 1) == 1 else None  # type: ignore[return-value]
     if node.target is aten.dropout.default:
         return node.args[0]  # type: ignore[return-value]
+    if node.target in ops.ATTENTION and argument(node, 7, "enable_gqa", False):
+        return _repeated(graph, node, shapes)
     if node.target is aten.stack.default:
         rank = len(shapes[node])
         dim = int(argument(node, 1, "dim", 0)) % rank
@@ -58,6 +62,17 @@ def _rewritten(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node | None
     if node.target is aten.slice_scatter.default and argument(node, 5, "step", 1) == 1:
         return _scattered(graph, node, shapes)
     return None
+
+
+def _repeated(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node:
+    """Attention in which several heads of queries share keys and values: repeat these."""
+    query, *shared = node.args[:3]
+    repeated = [
+        call(graph, aten.repeat_interleave.self_int, (part, shapes[query][-3] // shapes[part][-3], -3))  # type: ignore[index]
+        for part in shared
+    ]
+    keywords = {name: value for name, value in node.kwargs.items() if name != "enable_gqa"}
+    return call(graph, node.target, (query, *repeated, *node.args[3:7]), keywords)
 
 
 def _item(graph: fx.Graph, source: fx.Node, index: int, shapes: Shapes) -> fx.Node | None:

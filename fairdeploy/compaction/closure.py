@@ -40,9 +40,10 @@ class Closure:
     def of(channels: Channels, grids: list[Grid], dimensions: list[Ids]) -> Closure:
         """Return the demands of grids and dimensions given by labels."""
         root = channels.root
-        unique: dict[bytes, Grid] = {}
+        unique: dict[tuple[tuple[int, ...], bytes], Grid] = {}
         for grid in grids:
-            found = unique.setdefault(root[grid.ids].tobytes(), Grid(root[grid.ids], root[grid.rows], grid.product))
+            key = (grid.ids.shape, root[grid.ids].tobytes())
+            found = unique.setdefault(key, Grid(root[grid.ids], root[grid.rows], grid.product))
             found.product |= grid.product
         sizes = {root[ids].tobytes(): root[ids].ravel() for ids in dimensions}
         return Closure(channels, list(unique.values()), list(sizes.values()))

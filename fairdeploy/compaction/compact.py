@@ -123,7 +123,7 @@ def _compact(
     labelled = label_graph(trace(model, example_inputs))
     masked = model if masks is None else apply_masks(model, groups_of(labelled), masks)
     expected = Expected.of(double(private_copy(masked).eval()), rows)
-    plain = double(baked(masked).eval())
+    plain = baked(double(private_copy(masked).eval()))
     _load(labelled, plain)
     removal = plan(labelled)
     surgery = prepare(labelled, removal)

@@ -218,13 +218,19 @@ def _matmul(labelled: LabelledGraph, node: fx.Node) -> Blocks:
 
 
 def _attention(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    """Contract queries with keys; what is left of that, heads, meets the values."""
     query, key, value = node.args[:3]
-    if ops.argument(node, 7, "enable_gqa", False):
-        return _pin_operands(labelled, node, f"{ops.title(node)} with enable_gqa has no rule")
     outer: list[Letter] = list(range(len(labelled.shapes[node]) - 2))
-    operands = [(query, [*outer, "to", "dim"]), (key, [*outer, "from", "dim"]), (value, [*outer, "from", "out"])]
-    operands.append((ops.argument(node, 3, "attn_mask"), [*outer, "to", "from"]))
-    return _meet(labelled, node, operands, [*outer, "to", "out"], ["from"])
+    scores: list[Letter] = [*outer, "to", "from"]
+    operands = [(query, [*outer, "to", "dim"]), (key, [*outer, "from", "dim"])]
+    operands.append((ops.argument(node, 3, "attn_mask"), scores))
+    weights = Operand(
+        _meet(labelled, node, operands, scores, ["from"]),
+        tuple(letter if size != 1 else None for letter, size in zip(outer, labelled.shapes[node], strict=False)),
+    )
+    values = _operand(labelled, value, [*outer, "from", "out"])
+    joined = relate(labelled.labels, [weights, values], frozenset({"from"}), f"{ops.title(node)} mixes it")
+    return emit(labelled.labels, joined, [*outer, "to", "out"])
 
 
 def _einsum(labelled: LabelledGraph, node: fx.Node) -> Blocks:

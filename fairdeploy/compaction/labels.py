@@ -22,6 +22,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 Ids = NDArray[np.int64]
+Key = tuple[tuple[int, ...], bytes]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Labels:
     _edges: list[tuple[Ids, Ids]] = field(default_factory=list)
     _pins: list[tuple[Ids, int]] = field(default_factory=list)
     _reasons: list[str] = field(default_factory=list)
-    _grid_of: dict[bytes, Grid] = field(default_factory=dict)
+    _grid_of: dict[Key, Grid] = field(default_factory=dict)
     _owners: list[tuple[str, int]] = field(default_factory=list)
     _starts: list[int] = field(default_factory=list)
 
@@ -128,7 +129,7 @@ class Labels:
         if ids.shape[1] == 1:
             return ids[:, 0]
         unique, place = np.unique(ids, axis=0, return_inverse=True)
-        key = unique.tobytes()
+        key = (unique.shape, unique.tobytes())
         grid = self._grid_of.get(key)
         if grid is None:
             grid = self._grid_of[key] = Grid(unique, self.fresh(len(unique)))
@@ -140,10 +141,10 @@ class Labels:
         """Carry out all unions; rows of grids that turn out to be one grid are united as well."""
         while True:
             root = self._components()
-            seen: dict[bytes, Grid] = {}
+            seen: dict[Key, Grid] = {}
             merged = False
             for grid in self.grids:
-                other = seen.setdefault(root[grid.ids].tobytes(), grid)
+                other = seen.setdefault((grid.ids.shape, root[grid.ids].tobytes()), grid)
                 if other is not grid:
                     other.product = grid.product = other.product or grid.product
                     if not np.array_equal(root[other.rows], root[grid.rows]):
