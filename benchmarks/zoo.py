@@ -90,17 +90,17 @@ def with_holes(model: nn.Module, rng: np.random.Generator) -> nn.Module:
 
 @contextmanager
 def clocked(owner: Any, *names: str) -> Iterator[list[float]]:
-    """Collect the seconds spent in functions of `owner`."""
+    """Collect the CPU seconds spent in functions of `owner`."""
     spent: list[float] = []
     originals = {name: getattr(owner, name) for name in names}
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **options: Any) -> Any:
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 return function(*arguments, **options)
             finally:
-                spent.append(time.perf_counter() - start)
+                spent.append(time.process_time() - start)
 
         return run
 
@@ -130,12 +130,12 @@ def compacted(
     given = {"groups": model, "producers": without_rows(model, groups, masks), "unaligned": with_holes(model, rng)}[
         style
     ]
-    start = time.perf_counter()
+    start = time.process_time()
     with clocked(torch.export, "export") as first, clocked(torch.export.ExportedProgram, "run_decompositions") as then:
         result = fairdeploy.compact(
             given, (rows[:2].float(),), masks if style == "groups" else None, check_inputs=(rows,)
         )
-    seconds, exporting = time.perf_counter() - start, sum(first) + sum(then)
+    seconds, exporting = time.process_time() - start, sum(first) + sum(then)
     gone = {name: before - after for name, (before, after) in result.removed.items()}
     missing = {name: count - gone.get(name, 0) for name, count in asked.items() if gone.get(name, 0) < count}
     record: dict[str, Any] = {
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--styles", nargs="+", default=STYLES, choices=STYLES)
     parser.add_argument("--peer", action="store_true", help="Torch-Pruning beside")
     parser.add_argument("--export", action="store_true", help="ONNX Runtime beside PyTorch, in the first style")
-    parser.add_argument("--jobs", type=int, default=1, help="networks at the same time; times need 1")
+    parser.add_argument("--jobs", type=int, default=1, help="networks at the same time, a thread each")
     parser.add_argument("--limit-s", type=float, default=900, help="wall time of one network")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the tables")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

@@ -25,7 +25,7 @@ def text(result: Mapping[str, Any]) -> str:
         "Made by `python benchmarks/zoo.py`: random weights, half of every group's channels closed, three mask styles. "
         "Differences are in float64 against the eager masked network, relative to its largest output, the largest of "
         "the styles; *n of m* are channels removed of those closed; the cut of MACs is in the style `groups`; seconds "
-        "are the median of the styles, one thread, without `torch.export`, whose own are beside.",
+        "are CPU time of one thread, the median of the styles, without `torch.export`, whose own are beside.",
         markdown(list(_summary(networks, styles))),
         markdown([_row(network, styles) for network in networks]),
     ]
