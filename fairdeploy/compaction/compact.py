@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
@@ -46,6 +48,9 @@ class CompactModel:
     unknown_ops : tuple of str
         Operations that no rule follows: what they touch stayed whole.
     proof : Proof
+    example_inputs : tuple of Tensor
+    masked : Module, optional
+        The network before removal, where `module` is the graph: `trainable` starts from it.
     """
 
     module: nn.Module
@@ -61,11 +66,45 @@ class CompactModel:
     kept_because: Mapping[str, str]
     unknown_ops: tuple[str, ...]
     proof: Proof
+    example_inputs: tuple[Tensor, ...] = field(repr=False)
+    masked: nn.Module | None = field(repr=False)
 
-    @property
-    def trainable(self) -> bool:
-        """Whether `module` can be fine-tuned: an evaluation graph has frozen batch norms and no dropout."""
-        return self.not_own_class is None
+    def trainable(self) -> nn.Module:
+        """Return the network to fine-tune: `module`, or a graph of its own with batch statistics and dropout.
+
+        The same object at every call, in evaluation mode at first.
+
+        Raises
+        ------
+        CompactionError
+            If there is only the graph, and it cannot be trained (`training_graph` says when).
+        """
+        return self.module if self.masked is None else self._training_graph
+
+    @cached_property
+    def _training_graph(self) -> nn.Module:
+        from fairdeploy.compaction.training import training_graph
+
+        assert self.masked is not None
+        graph, dtypes = training_graph(self.masked, self.example_inputs, check_inputs_for(self.example_inputs, None))
+        _restore(graph, _dtypes(self.masked, dtypes))
+        return graph
+
+    def save(self, directory: Path) -> None:
+        """Write the network as it is now, fine-tuned or not, for `load_graph`; and `compaction.json` beside it.
+
+        What it computes in evaluation mode is written as a graph; the record is that of the compaction.
+
+        Raises
+        ------
+        CompactionError
+            If it cannot be exported or written as a graph; nothing is written then.
+        """
+        from fairdeploy.compaction.graph_file import save_graph
+
+        tuned = self.module if self.masked is None else vars(self).get("_training_graph")
+        save_graph(self.graph_module if tuned is None else _evaluation_graph(tuned, self.example_inputs), directory)
+        self.record().save(directory / "compaction.json")
 
     def record(self) -> CompactionRecord:
         """Return what goes to disk."""
@@ -151,7 +190,19 @@ def _compact(
         kept_because=_reasons(labelled, removal),
         unknown_ops=tuple(labelled.unknown),
         proof=proof,
+        example_inputs=example_inputs,
+        masked=baked(masked) if own is None else None,
     )
+
+
+def _evaluation_graph(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModule:
+    """Return what a network computes in evaluation mode, with its own dtypes and only tensors that are read."""
+    traced = trace(module, example_inputs)
+    graph = traced.graph_module
+    carry_out(graph, Surgery({}))
+    restore_casts(graph)
+    _restore(graph, _dtypes(module, traced.dtypes))
+    return graph
 
 
 def _load(labelled: LabelledGraph, plain: nn.Module) -> None:
