@@ -143,14 +143,17 @@ class Variant:
     file: Path
 
 
-def spread(model: nn.Module, seed: int) -> nn.Module:
-    """Give batch norms random scales, so that outputs depend on the inputs and channels differ in worth."""
-    generator = torch.Generator().manual_seed(seed)
+def spread(model: nn.Module, size: int) -> nn.Module:
+    """Give batch norms random scales and the statistics of random inputs, so that outputs depend on the inputs."""
+    generator = torch.Generator().manual_seed(0)
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None
             with torch.no_grad():
                 part.weight.copy_(0.75 + 0.5 * torch.rand(part.weight.shape, generator=generator))
                 part.bias.copy_(0.1 * torch.randn(part.bias.shape, generator=generator))
+    with torch.no_grad():
+        model.train()(torch.randn(16, 3, size, size, generator=generator))
     return model.eval()
 
 
@@ -193,7 +196,7 @@ def torch_pruning(model: nn.Module, example: Tensor, macs: float) -> nn.Module |
 def variants(name: str, backend: str, store: Store, folder: Path) -> list[Variant]:
     build, size = NETWORKS[name]
     torch.manual_seed(0)
-    model = spread(build(), 0)
+    model = spread(build(), size)
     example = (torch.randn(2, 3, size, size),)
     groups, macs = groups_and_macs(model, example)
     scores = channel_norms(model, [group for group in groups if group.prunable])
