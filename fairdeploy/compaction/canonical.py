@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from fairdeploy.compaction import ops
+from fairdeploy.compaction.cells import split_layers
 from fairdeploy.compaction.ops import argument, aten
-from fairdeploy.compaction.recurrent import split_layers
 from fairdeploy.compaction.shapes import Shapes, call, shapes_of
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fairdeploy.compaction.cells import Cell
 from fairdeploy.compaction.influence import Influences
 
 
@@ -41,7 +42,7 @@ def dependence(graph: fx.Graph, values: dict[fx.Node, Any]) -> Dependence:
     taint: dict[fx.Node, Tensor] = {}
     rules = Influences(values, taint)
     for node in graph.nodes:
-        if isinstance(values.get(node), Tensor) and node.op != "output":
+        if node.op != "output" and (isinstance(values.get(node), Tensor) or Cell.of(node)):
             if node.op in ("placeholder", "get_attr"):
                 taint[node] = torch.tensor(float(node.op == "placeholder")).expand(values[node].shape)
             else:

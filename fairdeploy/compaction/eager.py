@@ -81,6 +81,9 @@ def _declare_sizes(part: nn.Module) -> None:
         part.out_features, part.in_features = part.weight.shape
     elif isinstance(part, nn.modules.batchnorm._BatchNorm) and isinstance(part.running_mean, Tensor):
         part.num_features = part.running_mean.shape[0]
+    elif isinstance(part, nn.RNNBase) and not part.proj_size:
+        part._flat_weights = [getattr(part, name) for name in part._flat_weights_names]
+        part.input_size, part.hidden_size = (weight.shape[1] for weight in part.all_weights[0][:2])
     elif isinstance(part, nn.PReLU):
         part.num_parameters = part.weight.shape[0]
 

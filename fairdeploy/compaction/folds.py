@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fairdeploy.compaction import ops
+from fairdeploy.compaction import ops, recurrent
 from fairdeploy.compaction.closure import Kept
 from fairdeploy.compaction.dependence import Dependence
 from fairdeploy.compaction.graph_labels import LabelledGraph
@@ -65,6 +65,8 @@ class Folds:
                 _total(folds, at, node)
             elif node.target in ops.ATTENTION:
                 _attention(folds, at, node)
+            elif node.target in ops.RECURRENT:
+                recurrent.fold(folds, at, node)
         return folds
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from fairdeploy.compaction import ops
+from fairdeploy.compaction import ops, recurrent
+from fairdeploy.compaction.cells import Cell
 from fairdeploy.compaction.label_rules import run_on
 
 Of = Callable[[fx.Node], Tensor]
@@ -241,6 +242,11 @@ def _embedding(at: Influences, node: fx.Node, of: Of) -> Tensor:
     return of(index)[..., None] * varying + of(weight).sum(0)  # type: ignore[arg-type]
 
 
+def _item(at: Influences, node: fx.Node, of: Of) -> Tensor:
+    read = recurrent.influence_on_item if Cell.of(node.args[0]) else _everything
+    return read(at, node, of)
+
+
 def _everything(at: Influences, node: fx.Node, of: Of) -> Tensor:
     total = torch.zeros(())
     for source in node.all_input_nodes:
@@ -271,4 +277,6 @@ _RULES: tuple[tuple[Any, Rule], ...] = (
     (ops.REDUCE, _reduce),
     (ops.ALONG, _along),
     (ops.EMBEDDING, _embedding),
+    (ops.RECURRENT, recurrent.influence_on_state),
+    ({ops.getitem}, _item),
 )

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fairdeploy.compaction import ops
+from fairdeploy.compaction import ops, recurrent
+from fairdeploy.compaction.cells import Cell
 from fairdeploy.compaction.graph_labels import INPUT, WHOLE, Blocks, LabelledGraph
 from fairdeploy.compaction.labels import Block, Ids
 from fairdeploy.compaction.moves import keep_rectangular, moved
@@ -20,7 +21,7 @@ Rule = Callable[[LabelledGraph, fx.Node], Blocks]
 
 def follow(labelled: LabelledGraph, node: fx.Node) -> None:
     """Set the labels of a node's result and unite what the operation needs together."""
-    if node not in labelled.shapes:
+    if node not in labelled.shapes and node.target not in ops.RECURRENT:
         if isinstance(node.meta.get("val"), tuple | list):
             _unknown(labelled, node)
         return
@@ -352,6 +353,16 @@ def _move(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     )
 
 
+def _recurrent(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    blocks = recurrent.labels_of(labelled, node)
+    return _unknown(labelled, node) if blocks is None else blocks
+
+
+def _item(labelled: LabelledGraph, node: fx.Node) -> Blocks:
+    call: Any = node.args[0]
+    return labelled.blocks[call] if Cell.of(call) else _unknown(labelled, node)
+
+
 def run_on(values: dict[fx.Node, Any], node: fx.Node, source: fx.Node, replacement: Tensor) -> Tensor:
     """Run a node's operation on another tensor in the place of `source`."""
 
@@ -386,4 +397,6 @@ _RULES: dict[Any, Rule] = {
     **dict.fromkeys(ops.EMBEDDING, _embedding),
     **dict.fromkeys(ops.INDEX, _index),
     **dict.fromkeys(ops.MOVE, _move),
+    **dict.fromkeys(ops.RECURRENT, _recurrent),
+    ops.getitem: _item,
 }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fairdeploy.compaction import ops
+from fairdeploy.compaction import ops, recurrent
 from fairdeploy.compaction.bake import private_copy
 from fairdeploy.compaction.closure import Closure
 from fairdeploy.compaction.graph_labels import LabelledGraph, label_graph
@@ -87,6 +87,8 @@ def _costs(labelled: LabelledGraph, node: fx.Node) -> list[tuple[int, list[Ids]]
     elif node.target in ops.MATMUL | ops.ADD_MATMUL:
         reader = node.args[-2]
         read = len(labelled.shapes[reader]) - 1
+    elif node.target in ops.RECURRENT:
+        return recurrent.costs(labelled, node)
     else:
         return []
     fixed, parts = _whole(labelled, node), _sizes(labelled, node)
