@@ -27,6 +27,8 @@ _PUBLIC = {
     "channel_groups": "fairdeploy.compaction",
     "compact": "fairdeploy.compaction",
     "judge": "fairdeploy.judgement",
+    "load_graph": "fairdeploy.compaction.graph_file",
+    "save_graph": "fairdeploy.compaction.graph_file",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604

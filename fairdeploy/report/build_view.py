@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fairdeploy.bundle import BuildRecord, CandidateRecord
+from fairdeploy.bundle import BuildRecord, CandidateRecord, LayerWidths
 from fairdeploy.report import build_charts
 
 
@@ -48,7 +49,11 @@ def widths(build: BuildRecord) -> Widths | None:
     """Lay out the channels of every coupled group; None when nothing was removed."""
     if build.compaction is None or not build.compaction.layers:
         return None
-    layers = build.compaction.layers
+    return layer_widths(build.compaction.layers)
+
+
+def layer_widths(layers: Sequence[LayerWidths]) -> Widths:
+    """Lay out channels before and after."""
     height, marks = build_charts.width_bars([(one.before, one.after) for one in layers])
     rows = ((one.group, one.before, one.after, mark) for one, mark in zip(layers, marks, strict=True))
     return Widths(height, tuple(rows))
