@@ -46,7 +46,9 @@ def _rewritten(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node | None
     """Return what takes a node's place, made before it, or None."""
     if node.target is ops.getitem and isinstance(node.args[0], fx.Node) and isinstance(node.args[1], int):
         return _item(graph, node.args[0], node.args[1], shapes)
-    if node.target in ops.SLICE and node in shapes and shapes[node] == shapes.get(node.args[0]):  # type: ignore[arg-type]
+    if node.target in ops.VIEW and node.target is not aten.reshape.default:
+        return call(graph, aten.reshape.default, node.args)
+    if node.target in ops.SLICE and shapes[node] == shapes[node.args[0]]:  # type: ignore[index]
         return node.args[0] if argument(node, 4, "step", 1) == 1 else None  # type: ignore[return-value]
     if node.target is aten.dropout.default:
         return node.args[0]  # type: ignore[return-value]
@@ -57,6 +59,18 @@ def _rewritten(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node | None
         dim = int(argument(node, 1, "dim", 0)) % rank
         parts = [call(graph, aten.unsqueeze.default, (part, dim)) for part in argument(node, 0, "tensors")]
         return call(graph, aten.cat.default, (parts, dim))
+    if node.target is aten.channel_shuffle.default:
+        source, groups = node.args
+        size, *rest = shapes[source][1:]  # type: ignore[index]
+        rows = call(graph, aten.reshape.default, (source, [-1, groups, size // groups, *rest]))  # type: ignore[operator]
+        columns = call(graph, aten.transpose.int, (rows, 1, 2))
+        return call(graph, aten.reshape.default, (columns, [-1, size, *rest]))
+    if node.target is aten.glu.default:
+        source, dim = node.args[0], int(argument(node, 1, "dim", -1)) % len(shapes[node])
+        half = shapes[node][dim]
+        value = call(graph, aten.slice.Tensor, (source, dim, 0, half))
+        gate = call(graph, aten.slice.Tensor, (source, dim, half, 2 * half))
+        return call(graph, aten.mul.Tensor, (value, call(graph, aten.sigmoid.default, (gate,))))
     if node.target is aten.addcmul.default and argument(node, 3, "value", 1) == 1:
         return call(graph, aten.add.Tensor, (node.args[0], call(graph, aten.mul.Tensor, node.args[1:3])))
     if node.target is aten.slice_scatter.default and argument(node, 5, "step", 1) == 1:
@@ -93,6 +107,11 @@ def _item(graph: fx.Graph, source: fx.Node, index: int, shapes: Shapes) -> fx.No
         return call(graph, aten.select.int, (source.args[0], argument(source, 1, "dim", 0), index))
     if source.target is aten.adaptive_max_pool2d.default and index == 0 and set(source.args[1]) == {1}:  # type: ignore[arg-type]
         return call(graph, aten.amax.default, (source.args[0], [-2, -1], True))
+    if source.target is aten.adaptive_max_pool2d.default and index == 0:
+        before, after = shapes[source.args[0]][2:], source.args[1]  # type: ignore[index]
+        if all(size % cells == 0 for size, cells in zip(before, after, strict=True)):  # type: ignore[arg-type]
+            kernel = [size // cells for size, cells in zip(before, after, strict=True)]  # type: ignore[arg-type]
+            return call(graph, aten.max_pool2d.default, (source.args[0], kernel, kernel))
     if source.target is aten.max_pool2d_with_indices.default and index == 0:
         return call(graph, aten.max_pool2d.default, source.args)
     return None
@@ -164,7 +183,7 @@ def _unpack(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> None:
                     new = call(graph, aten.slice.Tensor, (source, dim, index * piece, (index + 1) * piece))
                     new = call(graph, view.target, (new, [*sizes[:place], 1, *sizes[place + 1 :]]))  # type: ignore[index, misc]
                     for link in chain:
-                        new = call(graph, link.target, (new, *link.args[1:]), link.kwargs)  # type: ignore[arg-type]
+                        new = call(graph, link.target, (new, *link.args[1:]), link.kwargs)
                     new = call(graph, aten.select.int, (new, picked, 0))
                 node.replace_all_uses_with(new)
                 graph.erase_node(node)

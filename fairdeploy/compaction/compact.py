@@ -79,6 +79,12 @@ class CompactModel:
         CompactionError
             If there is only the graph, and it cannot be trained (`training_graph` says when).
         """
+        from fairdeploy.compaction.training import is_trainable
+
+        if not is_trainable(self.module if self.masked is None else self.masked):
+            raise CompactionError(
+                "a network given as an exported graph has no training mode; give compact the module it came from"
+            )
         return self.module if self.masked is None else self._training_graph
 
     @cached_property
@@ -233,7 +239,7 @@ def _own_class(
         ):
             return None, f"{name} computes '{raw or evaluated}' anew from parameters that are no smaller"
     try:
-        own = put_back(plain, tensors)
+        own = put_back(plain, tensors, surgery.groups)
         expected.prove(own)
     except CompactionError as error:
         return None, f"{name} cannot hold the smaller tensors: {error}"

@@ -9,7 +9,7 @@ from fairdeploy.compaction.surgery import put
 from fairdeploy.errors import CompactionError
 
 
-def put_back(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+def put_back(model: nn.Module, tensors: dict[str, Tensor], groups: dict[str, int]) -> nn.Module:
     """Return a copy of a module with smaller tensors and the sizes that its layers declare.
 
     Parameters
@@ -18,6 +18,8 @@ def put_back(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
         Left as it is.
     tensors : dict of str to Tensor
         Parameters and buffers by name; every name that shares a tensor gets the new one.
+    groups : dict of str to int
+        Numbers of groups that convolutions are left with, by the names of their weights.
 
     Raises
     ------
@@ -36,6 +38,10 @@ def put_back(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
                 _add_bias(smaller, name, tensor)
         except AttributeError as error:
             raise CompactionError(f"the module has no place for '{name}'") from error
+    for name, count in groups.items():
+        convolution = smaller.get_submodule(name.rpartition(".")[0])
+        if isinstance(convolution, nn.modules.conv._ConvNd):
+            convolution.groups = count
     for part in smaller.modules():
         _declare_sizes(part)
     return smaller
@@ -72,24 +78,19 @@ def _add_bias(model: nn.Module, name: str, tensor: Tensor) -> None:
 def _declare_sizes(part: nn.Module) -> None:
     """Set the sizes that torch's own layers remember from their tensors."""
     if isinstance(part, nn.modules.conv._ConvNd):
-        own, other = (part.in_channels, part.out_channels) if part.transposed else (part.out_channels, part.in_channels)
-        if part.groups > 1:
-            part.groups = _groups_left(part, own, other)
         own, other = part.weight.shape[0], part.weight.shape[1] * part.groups
         part.in_channels, part.out_channels = (own, other) if part.transposed else (other, own)
     elif isinstance(part, nn.Linear):
         part.out_features, part.in_features = part.weight.shape
-    elif isinstance(part, nn.modules.batchnorm._BatchNorm) and isinstance(part.running_mean, Tensor):
-        part.num_features = part.running_mean.shape[0]
+    elif isinstance(part, nn.modules.batchnorm._NormBase):
+        sized = part.running_mean if part.weight is None else part.weight
+        if isinstance(sized, Tensor):
+            part.num_features = sized.shape[0]
+    elif isinstance(part, nn.GroupNorm) and isinstance(part.weight, Tensor):
+        part.num_groups = part.num_groups * part.weight.shape[0] // part.num_channels
+        part.num_channels = part.weight.shape[0]
     elif isinstance(part, nn.RNNBase) and not part.proj_size:
         part._flat_weights = [getattr(part, name) for name in part._flat_weights_names]
         part.input_size, part.hidden_size = (weight.shape[1] for weight in part.all_weights[0][:2])
     elif isinstance(part, nn.PReLU):
         part.num_parameters = part.weight.shape[0]
-
-
-def _groups_left(part: nn.modules.conv._ConvNd, own: int, other: int) -> int:
-    """Return how many groups a convolution has left whose weight is [own, other / groups, ...]."""
-    if other == part.groups:
-        return max(part.weight.shape[0] * part.groups // own, 1)
-    return part.groups

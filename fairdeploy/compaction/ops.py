@@ -49,7 +49,7 @@ INSTANCE_NORM = frozenset({aten.instance_norm.default})
 PRELU = frozenset({aten.prelu.default})
 MULTIPLY = _overloads("mul")
 DIVIDE = frozenset({aten.div.Tensor, aten.div.Scalar, aten.div.Tensor_mode})
-SAME = _overloads("clone", "contiguous", "_to_copy", "to", "alias", "detach", "lift_fresh_copy")
+SAME = _overloads("type_as", "clone", "contiguous", "_to_copy", "to", "alias", "detach", "lift_fresh_copy")
 UNIFORM = _overloads("zeros_like", "ones_like", "full_like", "fill", "zero")
 ELEMENTWISE = UNIFORM | MULTIPLY | DIVIDE | SAME | _overloads(
     "add", "sub", "rsub", "pow", "maximum", "minimum", "addcmul", "addcdiv", "where", "masked_fill", "lerp",
@@ -70,7 +70,7 @@ ROLL = frozenset({aten.roll.default})
 INDEX = frozenset({aten.index.Tensor, aten.index_select.default})
 PERMUTE = _overloads("permute", "transpose", "t", "unsqueeze", "squeeze", "numpy_T", "movedim", "swapaxes")
 MOVE = RESHAPE | EXPAND | SLICE | PAD | SELECT | ROLL | PERMUTE | _overloads(
-    "flip", "repeat", "repeat_interleave", "tile", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col",
+    "flip", "repeat", "repeat_interleave", "tile", "pixel_shuffle", "pixel_unshuffle", "im2col",
     "unfold", "diagonal", "narrow",
 )  # fmt: skip
 CONCATENATE = frozenset({aten.cat.default})
@@ -131,7 +131,12 @@ def convolve(node: Node) -> Callable[..., torch.Tensor]:
 
 def groups_of(node: Node) -> Any:
     """Return the number of groups of a convolution."""
-    return argument(node, 6, "groups", 1)
+    return groups_given(node.args, node.kwargs)
+
+
+def groups_given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the number of groups among a convolution's arguments."""
+    return args[6] if len(args) > 6 else kwargs.get("groups", 1)
 
 
 def weighted(node: Node) -> tuple[Node, Node, Node | None] | None:

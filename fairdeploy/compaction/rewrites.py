@@ -24,7 +24,7 @@ Selections = dict[fx.Node, tuple[Selection, ...]]
 
 @dataclass(frozen=True)
 class Arguments:
-    """Arguments of a call."""
+    """Arguments of a call; a tensor among them is stored with the network."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -91,7 +91,7 @@ def _check(at: _At, new: Arguments) -> None:
     try:
         function = torch.reshape if at.node.target in ops.VIEW else at.node.target
         found = function(*fx.map_arg(new.args, value), **fx.map_arg(new.kwargs, value))  # type: ignore[operator]
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         raise NotRewritten(at.node) from error
     if found.shape != expected.shape or not torch.equal(found, expected):
         raise NotRewritten(at.node)
@@ -169,6 +169,29 @@ def _roll(at: _At) -> Arguments:
     return Arguments((at.source, shifts, dims), {})
 
 
+def _index(at: _At) -> Arguments:
+    """Constant numbers become ranks among the indices that stay."""
+    if at.node.target is ops.aten.index_select.default:
+        dim, index = ops.argument(at.node, 1, "dim"), ops.argument(at.node, 2, "index")
+    else:
+        indices = ops.argument(at.node, 1, "indices")
+        dim = next((place for place, index in enumerate(indices) if index is not None), 0)
+        index = indices[dim]
+        if sum(other is not None for other in indices) != 1:
+            return Arguments(at.node.args, dict(at.node.kwargs))
+    dim %= len(at.labelled.shapes[at.source])
+    kept, numbers = at.along(at.source, dim), at.values[index]
+    if kept.all():
+        return Arguments(at.node.args, dict(at.node.kwargs))
+    if numbers.dtype is torch.bool or numbers.ndim != 1:
+        raise NotRewritten(at.node)
+    picked = numbers.numpy() % len(kept)
+    ranks = torch.from_numpy((np.cumsum(kept) - 1)[picked[kept[picked]]])
+    if at.node.target is ops.aten.index_select.default:
+        return Arguments((at.source, dim, ranks), {})
+    return Arguments((at.source, [*[None] * dim, ranks]), {})
+
+
 def _convolution(at: _At) -> Arguments:
     """Groups become those of which anything stays."""
     weight = ops.argument(at.node, 1, "weight")
@@ -204,6 +227,7 @@ _REWRITES: dict[Any, Rewrite] = {
     **dict.fromkeys(ops.SELECT, _select),
     **dict.fromkeys(ops.PAD, _pad),
     **dict.fromkeys(ops.ROLL, _roll),
+    **dict.fromkeys(ops.INDEX, _index),
     **dict.fromkeys((*ops.CONVOLUTION, *ops.TRANSPOSED), _convolution),
     **dict.fromkeys(ops.GROUP_NORM, _group_norm),
     **dict.fromkeys(ops.ATTENTION, _attention),

@@ -7,15 +7,20 @@ from typing import Any
 import torch
 from torch import SymInt, Tensor, fx
 
-Shapes = dict[fx.Node, tuple[int, ...]]
+
+class Shapes(dict[fx.Node, tuple[int, ...]]):
+    """Shapes by node; nodes that were added since are looked up when they are asked for."""
+
+    def __missing__(self, node: fx.Node) -> tuple[int, ...]:
+        shape = self[node] = tuple(number(size) for size in node.meta["val"].shape)
+        return shape
 
 
 def shapes_of(graph: fx.Graph) -> Shapes:
     """Return the shape of every tensor at the batch size that the graph was exported with."""
     values = {node: node.meta.get("val") for node in graph.nodes if node.op != "output"}
-    return {
-        node: tuple(number(size) for size in value.shape) for node, value in values.items() if isinstance(value, Tensor)
-    }
+    found = {node: value.shape for node, value in values.items() if isinstance(value, Tensor)}
+    return Shapes({node: tuple(number(size) for size in shape) for node, shape in found.items()})
 
 
 def number(size: int | SymInt) -> int:

@@ -6,6 +6,7 @@ Everything is worked out and checked first; only then does the graph change.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,9 +49,13 @@ class Surgery:
     arguments: dict[fx.Node, Arguments] = field(default_factory=dict)
 
     @property
-    def in_place(self) -> bool:
-        """Whether the same operations run on other tensors: no constant was added beside them."""
-        return not self.added
+    def groups(self) -> dict[str, int]:
+        """Numbers of groups that convolutions are left with, by the names of their weights."""
+        convolutions = [(node, new) for node, new in self.arguments.items() if ops.is_convolution(node)]
+        return {
+            str(ops.argument(node, 1, "weight").target): ops.groups_given(new.args, new.kwargs)
+            for node, new in convolutions
+        }
 
 
 def prepare(labelled: LabelledGraph, plan: Plan) -> Surgery:
@@ -134,8 +139,8 @@ def carry_out(graph_module: fx.GraphModule, surgery: Surgery) -> None:
     graph = graph_module.graph
     for name, tensor in surgery.tensors.items():
         put(graph_module, name, tensor)
-    for node, new in surgery.arguments.items():
-        node.args, node.kwargs = new.args, new.kwargs
+    for count, (node, new) in enumerate(surgery.arguments.items()):
+        _set_arguments(graph_module, node, new, f"_index_{count}")
     for name, node in surgery.new_biases.items():
         with graph.inserting_before(node):
             bias = graph.get_attr(name)
@@ -161,6 +166,21 @@ def carry_out(graph_module: fx.GraphModule, surgery: Surgery) -> None:
     graph.lint()
     _forget_unused(graph_module)
     graph_module.recompile()
+
+
+def _set_arguments(graph_module: fx.GraphModule, node: fx.Node, new: Arguments, name: str) -> None:
+    """Give a node its new arguments, storing a tensor among them under `name`."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, list):
+            return [kept(part) for part in value]
+        if not isinstance(value, Tensor):
+            return value
+        graph_module.register_buffer(name, value)
+        with graph_module.graph.inserting_before(node):
+            return graph_module.graph.get_attr(name)
+
+    node.args, node.kwargs = tuple(kept(value) for value in new.args), new.kwargs
 
 
 def _forget_unused(graph_module: fx.GraphModule) -> None:

@@ -84,7 +84,7 @@ def trace(model: nn.Module | ExportedProgram, example_inputs: tuple[Tensor, ...]
 
 
 def _exported(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
-    batch = torch.export.Dim("batch", min=1)
+    batch, name = torch.export.Dim("batch", min=1), type(model).__name__
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -97,13 +97,18 @@ def _exported(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) ->
     except CompactionError:
         raise
     except Exception as error:
-        name = type(model).__name__
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        said = _sentence(error)
         raise CompactionError(
             f"torch.export cannot follow {name}.forward with a free batch size: {said}{_user_line(error)}; "
             "mend the forward pass (no Python branch on tensor values, no size taken from the data), or leave the "
             "network whole with prune: {method: none}"
         ) from error
+
+
+def _sentence(error: BaseException) -> str:
+    """Return what torch said, on one line, without its advice on logging."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "TORCH_LOGS" not in line]
+    return " ".join(lines)[:400] or type(error).__name__
 
 
 def _user_line(error: BaseException) -> str:
