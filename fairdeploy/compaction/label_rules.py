@@ -227,7 +227,7 @@ def _attention(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     operands.append((ops.argument(node, 3, "attn_mask"), scores))
     weights = Operand(
         _meet(labelled, node, operands, scores, ["from"]),
-        tuple(letter if size != 1 else None for letter, size in zip(outer, labelled.shapes[node], strict=False)),
+        tuple(letter if size != 1 else None for letter, size in zip([*outer, "to"], labelled.shapes[node], strict=False)),
     )
     values = _operand(labelled, value, [*outer, "from", "out"])
     joined = relate(labelled.labels, [weights, values], frozenset({"from"}), f"{ops.title(node)} mixes it")
