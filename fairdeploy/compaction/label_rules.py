@@ -48,11 +48,11 @@ def _pin_operands(labelled: LabelledGraph, node: fx.Node, reason: str) -> Blocks
 def _operand(labelled: LabelledGraph, source: Any, letters: Sequence[Letter]) -> Operand:
     """Return an operand with a letter for each dimension, counted from the last; none where it is broadcast."""
     shape = labelled.shapes[source]
-    own = letters[len(letters) - len(shape) :]
-    return Operand(
-        labelled.blocks[source],
-        tuple(letter if size != 1 else None for letter, size in zip(own, shape, strict=True)),
-    )
+    return Operand(labelled.blocks[source], _letters(shape, letters[len(letters) - len(shape) :]))
+
+
+def _letters(shape: tuple[int, ...], letters: Sequence[Letter]) -> tuple[Letter | None, ...]:
+    return tuple(letter if size != 1 else None for letter, size in zip(letters, shape, strict=True))
 
 
 def _meet(
@@ -227,7 +227,7 @@ def _attention(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     operands.append((ops.argument(node, 3, "attn_mask"), scores))
     weights = Operand(
         _meet(labelled, node, operands, scores, ["from"]),
-        tuple(letter if size != 1 else None for letter, size in zip([*outer, "to"], labelled.shapes[node], strict=False)),
+        _letters(labelled.shapes[node][:-1], [*outer, "to"]),
     )
     values = _operand(labelled, value, [*outer, "from", "out"])
     joined = relate(labelled.labels, [weights, values], frozenset({"from"}), f"{ops.title(node)} mixes it")
