@@ -132,6 +132,7 @@ def compact(
     masks: Masks | None = None,
     *,
     check_inputs: tuple[Tensor, ...] | None = None,
+    wide_layer_norm: bool = False,
 ) -> CompactModel:
     """Remove every channel that carries nothing, and prove that the outputs stayed.
 
@@ -148,6 +149,9 @@ def compact(
         Applied first (`apply_masks`); a name for each group of `channel_groups`.
     check_inputs : tuple of Tensor [n, ...], optional
         Real rows for the check; random ones otherwise.
+    wide_layer_norm : bool
+        Whether channels under a layer norm may go: it is then written out as several operations that divide by the
+        old width, exact, but slower than the one it replaces (docs/compaction.md says by how much).
 
     Raises
     ------
@@ -158,14 +162,18 @@ def compact(
     if isinstance(model, ExportedProgram):
         model = model.module(check_guards=False)
     with torch.no_grad():
-        return _compact(model, example_inputs, masks, check_inputs)
+        return _compact(model, example_inputs, masks, check_inputs, wide_layer_norm)
 
 
 def _compact(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], masks: Masks | None, check_inputs: tuple[Tensor, ...] | None
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    masks: Masks | None,
+    check_inputs: tuple[Tensor, ...] | None,
+    wide_layer_norm: bool,
 ) -> CompactModel:
     rows = check_inputs_for(example_inputs, check_inputs)
-    labelled = label_graph(trace(model, example_inputs))
+    labelled = label_graph(trace(model, example_inputs, wide_layer_norm=wide_layer_norm))
     masked = model if masks is None else apply_masks(model, groups_of(labelled), masks)
     expected = Expected.of(double(private_copy(masked).eval()), rows)
     plain = baked(double(private_copy(masked).eval()))

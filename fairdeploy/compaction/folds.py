@@ -95,10 +95,10 @@ def _add(folds: Folds, at: _At, node: fx.Node, constant: Tensor) -> None:
     """Note what is added to a node, where anybody uses it."""
     constant = torch.where(at.known.live[node] > 0, constant, torch.zeros((), dtype=constant.dtype))
     if bool(constant.any()):
-        folds.added[node] = _collapsed(constant, at.known.live[node] > 0)
+        folds.added[node] = collapsed(constant, at.known.live[node] > 0)
 
 
-def _collapsed(constant: Tensor, used: Tensor) -> Tensor:
+def collapsed(constant: Tensor, used: Tensor) -> Tensor:
     """Return a constant with size 1 along dimensions where it is the same wherever it is used."""
     slack = 1e-13 * constant.abs().amax()
     for dim in range(constant.ndim):
@@ -127,7 +127,7 @@ def _weighted(folds: Folds, at: _At, node: fx.Node) -> None:
         return result
 
     constant = convolved(gone[:1], at.values[weight]).expand(at.labelled.shapes[node])
-    everywhere = _collapsed(constant, at.known.live[node] > 0).shape[2:].numel() == 1
+    everywhere = collapsed(constant, at.known.live[node] > 0).shape[2:].numel() == 1
     if not everywhere and ops.groups_of(node) == 1:
         carrier = _carrier(folds, at, node, source, gone)
         if carrier is None:

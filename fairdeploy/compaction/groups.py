@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from fairdeploy.compaction.bake import baked
 from fairdeploy.compaction.graph_labels import WHOLE, LabelledGraph, label_graph
@@ -97,15 +98,19 @@ class ChannelGroup:
         return f"{self.name} ({size} channels, {state}): {', '.join(map(str, self.members))}"
 
 
-def channel_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[ChannelGroup, ...]:
+def channel_groups(
+    model: nn.Module | ExportedProgram, example_inputs: tuple[Tensor, ...], *, wide_layer_norm: bool = False
+) -> tuple[ChannelGroup, ...]:
     """Find a network's coupled channels.
 
     Parameters
     ----------
-    model : Module
+    model : Module or ExportedProgram
         Left as it is.
     example_inputs : tuple of Tensor
         One for each argument of ``forward``, with the batch in dimension 0.
+    wide_layer_norm : bool
+        Whether channels under a layer norm may go; see `compact`.
 
     Returns
     -------
@@ -117,7 +122,7 @@ def channel_groups(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tupl
     CompactionError
         If ``torch.export`` cannot follow the network with a free batch size.
     """
-    return groups_of(label_graph(trace(model, example_inputs)))
+    return groups_of(label_graph(trace(model, example_inputs, wide_layer_norm=wide_layer_norm)))
 
 
 def groups_of(labelled: LabelledGraph) -> tuple[ChannelGroup, ...]:

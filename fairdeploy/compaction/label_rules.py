@@ -99,12 +99,14 @@ def _channelwise(labelled: LabelledGraph, node: fx.Node) -> Blocks:
 
 
 def _layer_norm(labelled: LabelledGraph, node: fx.Node) -> Blocks:
-    """Pin what is normalised, or let go whole slices of it."""
+    """Pin what is normalised, or let go whole slices of it; a wide norm lets single channels go."""
     source, sizes = ops.argument(node, 0, "input"), ops.argument(node, 1, "normalized_shape")
     letters = range(len(labelled.shapes[source]))
     normalised = letters[-len(sizes) :]
     vectors = [(arg, normalised) for arg in node.args[2:4] if isinstance(arg, fx.Node)]
-    return _meet(labelled, node, [(source, letters), *vectors], letters, normalised)
+    alone = len(normalised) == 1 and _over(labelled.blocks[source], letters[-1]) is not None
+    wide = labelled.trace.wide_layer_norm and alone and node.target not in ops.RMS_NORM
+    return _meet(labelled, node, [(source, letters), *vectors], letters, () if wide else normalised)
 
 
 def _group_norm(labelled: LabelledGraph, node: fx.Node) -> Blocks:

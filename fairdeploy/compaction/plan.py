@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, fx
 
 from fairdeploy.compaction import ops
@@ -20,6 +21,7 @@ from fairdeploy.compaction.graph_labels import LabelledGraph
 from fairdeploy.compaction.labels import Ids
 from fairdeploy.compaction.rewrites import Arguments, NotRewritten, rewritten
 from fairdeploy.compaction.selection import Ragged, Selection, select
+from fairdeploy.compaction.wide_norm import Lost
 from fairdeploy.errors import CompactionError
 
 Selections = dict[fx.Node, tuple[Selection, ...]]
@@ -41,6 +43,8 @@ class Plan:
         New arguments of operations that hold sizes.
     replaced : dict of Node to Tensor
         Tensors that do not depend on the input, with their value (size 1 along dimensions where it is the same).
+    widened : dict of Node to Lost
+        Layer norms that lose channels.
     folds : Folds
     """
 
@@ -49,6 +53,7 @@ class Plan:
     selections: Selections
     arguments: dict[fx.Node, Arguments]
     replaced: dict[fx.Node, Tensor]
+    widened: dict[fx.Node, Lost]
     folds: Folds
 
 
@@ -84,7 +89,8 @@ def plan(labelled: LabelledGraph) -> Plan:
         except NotRewritten as failure:
             _give_back(labelled, failure.node, closure, kept, because)
             continue
-        return Plan(stays, because, selections, arguments, replaced, folds)
+        widened = _widened(values, selections)
+        return Plan(stays, because, selections, arguments, replaced, widened, folds)
 
 
 def _busy(labelled: LabelledGraph, known: Dependence, surviving: list[fx.Node]) -> Kept:
@@ -134,6 +140,18 @@ def _surviving(graph: fx.Graph, replaced: dict[fx.Node, Tensor]) -> list[fx.Node
         if node.op == "output" or any(user in needed and user not in replaced for user in node.users):
             needed.add(node)
     return [node for node in graph.nodes if node in needed and node.op != "output"]
+
+
+def _widened(values: dict[fx.Node, Any], selections: Selections) -> dict[fx.Node, Lost]:
+    """Return the layer norms whose channels are fewer, with what they lose."""
+    widened: dict[fx.Node, Lost] = {}
+    for node in (node for node in selections if node.target in ops.LAYER_NORM):
+        source: fx.Node = node.all_input_nodes[0]
+        last = values[source].ndim - 1
+        channels = next((chosen for chosen in selections[source] if last in chosen.dims), None)
+        if channels is not None and not channels.along(last).all():
+            widened[node] = Lost.of(values[source], torch.from_numpy(~channels.along(last)))
+    return widened
 
 
 def _arguments(

@@ -18,6 +18,7 @@ from fairdeploy.compaction.plan import Plan
 from fairdeploy.compaction.rewrites import Arguments
 from fairdeploy.compaction.selection import take
 from fairdeploy.compaction.trace import stored
+from fairdeploy.compaction.wide_norm import Lost, widen
 from fairdeploy.errors import CompactionError
 
 
@@ -37,6 +38,8 @@ class Surgery:
         Results that are constants.
     bypassed : dict of Node to Node
         Additions of a constant zero, and what they are added to.
+    widened : dict of Node to Lost
+        Layer norms that lose channels.
     arguments : dict of Node to Arguments
         New arguments for operations that hold sizes.
     """
@@ -46,6 +49,7 @@ class Surgery:
     added: dict[fx.Node, Tensor] = field(default_factory=dict)
     replaced: dict[fx.Node, Tensor] = field(default_factory=dict)
     bypassed: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    widened: dict[fx.Node, Lost] = field(default_factory=dict)
     arguments: dict[fx.Node, Arguments] = field(default_factory=dict)
 
     @property
@@ -65,6 +69,7 @@ def prepare(labelled: LabelledGraph, plan: Plan) -> Surgery:
         tensors,
         replaced={node: take(value, plan.selections[node]) for node, value in plan.replaced.items()},
         bypassed=_nothing_added(labelled, plan),
+        widened=plan.widened,
         arguments=plan.arguments,
     )
     for node, constant in plan.folds.added.items():
@@ -154,6 +159,8 @@ def carry_out(graph_module: fx.GraphModule, surgery: Surgery) -> None:
         with graph.inserting_after(stored_constant):
             total = graph.call_function(ops.aten.add.Tensor, (node, stored_constant))
         node.replace_all_uses_with(total, lambda user, total=total: user is not total)  # type: ignore[misc]
+    for count, (node, lost) in enumerate(surgery.widened.items()):
+        widen(graph_module, node, lost, f"_lost_{count}")
     for user, other in surgery.bypassed.items():
         user.replace_all_uses_with(other)
     graph.eliminate_dead_code()

@@ -36,12 +36,15 @@ class Trace:
         What the parameters and buffers were before they became float64.
     evaluated : Evaluated
         Tensors that are computed from parameters alone, and how.
+    wide_layer_norm : bool
+        Whether layer norms may lose channels (`fairdeploy.compaction.wide_norm`).
     """
 
     graph_module: fx.GraphModule
     inputs: tuple[Tensor, ...]
     dtypes: dict[str, torch.dtype]
     evaluated: Evaluated
+    wide_layer_norm: bool = False
 
     def run(self) -> dict[fx.Node, Any]:
         """Return the value of every node for `inputs`."""
@@ -65,7 +68,9 @@ class Trace:
         return stored(self.graph_module, str(node.target))
 
 
-def trace(model: nn.Module | ExportedProgram, example_inputs: tuple[Tensor, ...]) -> Trace:
+def trace(
+    model: nn.Module | ExportedProgram, example_inputs: tuple[Tensor, ...], *, wide_layer_norm: bool = False
+) -> Trace:
     """Export a copy of a model with a free batch size.
 
     Raises
@@ -80,7 +85,7 @@ def trace(model: nn.Module | ExportedProgram, example_inputs: tuple[Tensor, ...]
     double(graph_module)
     inputs = tuple(to_double(value) for value in inputs)
     canonicalise(graph_module)
-    return Trace(graph_module, inputs, dtypes, evaluate_constants(graph_module))
+    return Trace(graph_module, inputs, dtypes, evaluate_constants(graph_module), wide_layer_norm)
 
 
 def _exported(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
@@ -88,10 +93,11 @@ def _exported(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) ->
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            if not isinstance(model, ExportedProgram):
-                model = torch.export.export(
-                    baked(model).eval(), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
-                )
+            if isinstance(model, ExportedProgram):
+                model = model.module(check_guards=False)
+            model = torch.export.export(
+                baked(model).eval(), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
+            )
             program: fx.GraphModule = model.run_decompositions({}).module(check_guards=False)
             return program
     except CompactionError:
