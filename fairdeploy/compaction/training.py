@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from fairdeploy.compaction import ops
 from fairdeploy.compaction.bake import baked
 from fairdeploy.compaction.canonical import canonicalise
+from fairdeploy.compaction.cells import split_layers
 from fairdeploy.compaction.constants import evaluate_constants
 from fairdeploy.compaction.graph_labels import label_graph
 from fairdeploy.compaction.ops import argument, aten
@@ -63,8 +64,8 @@ class _IfTraining:
 
 
 def is_trainable(module: nn.Module) -> bool:
-    """Return whether a module follows ``train()``: any but a graph without a `TrainingFlag`."""
-    return not isinstance(module, fx.GraphModule) or any(isinstance(part, TrainingFlag) for part in module.modules())
+    """Return whether a module follows ``train()``: any but a graph of operations alone, as exports are."""
+    return not isinstance(module, fx.GraphModule) or any(node.op == "call_module" for node in module.graph.nodes)
 
 
 def training_graph(
@@ -97,11 +98,17 @@ def training_graph(
         weights from parameters in every pass, or the float64 check in evaluation mode fails.
     """
     with torch.no_grad():
+        expected = Expected.of(double(baked(model).eval()), rows)
         trace = _trace(model, example_inputs)
         labelled = label_graph(trace)
         carry_out(trace.graph_module, prepare(labelled, plan(labelled)))
         graph_module = _awakened(trace.graph_module)
-        Expected.of(double(baked(model).eval()), rows).prove(graph_module)
+        try:
+            expected.prove(graph_module)
+        except CompactionError as error:
+            raise CompactionError(
+                f"{type(model).__name__} does other things in training: {error}; {_INSTEAD}"
+            ) from error
         restore_casts(graph_module)
     return graph_module, trace.dtypes
 
@@ -109,6 +116,11 @@ def training_graph(
 def _trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
     """Export a network in training mode and quiet it; see `trace` for what follows."""
     name = type(model).__name__
+    for where, part in model.named_modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats and part.momentum is None:
+            raise CompactionError(
+                f"{name}: '{where}' averages all batches (momentum=None), which no graph can do; give it a momentum"
+            )
     inputs = tuple(rows_of(example, BATCH) for example in example_inputs)
     batch = torch.export.Dim("batch", min=BATCH)  # batch norms refuse to train on a single row
     try:
@@ -147,6 +159,7 @@ def _quiet(graph_module: fx.GraphModule, name: str) -> None:
     graph = graph_module.graph
     norms = [node for node in graph.nodes if node.target is _NORM]
     _forget_updates(graph, norms, name)
+    split_layers(graph)
     for node in list(graph.nodes):
         if node.target in (ops.getitem, aten.mul.Tensor, aten.dropout.default):
             _quiet_dropout(graph, node)
