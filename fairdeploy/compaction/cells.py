@@ -81,12 +81,14 @@ def _split(graph: fx.Graph, node: fx.Node) -> None:
     arguments: Any = node.args
     x, states, weights, biased, layers, dropout, train, both_ways, batch_first = arguments
     per_call, calls = 4 if biased else 2, layers * (2 if both_ways else 1)
-    if len(weights) != per_call * calls or (train and dropout):
+    if len(weights) != per_call * calls:
         return
     time = [int(batch_first)]
     sequences: list[fx.Node] = []
     last: list[list[fx.Node]] = []
     for number in range(calls):
+        if last and not sequences and train and dropout:
+            x = call(graph, aten.dropout.default, (x, dropout, True))
         backwards = bool(both_ways and number % 2)
         initial = [_initial(graph, state, number, calls) for state in _several(states)]
         own = weights[per_call * number : per_call * (number + 1)]

@@ -69,41 +69,47 @@ def _along(labelled: LabelledGraph, node: fx.Node, dim: int) -> Ids | None:
 
 
 def influence_on_state(at: Influences, node: fx.Node, of: Of) -> Tensor:
-    """Let a unit depend, at every step, on what any of its gates reads at any step, and on the units fed back to it."""
+    """Let a unit depend on what any of its gates reads, and on what it and others were at earlier steps."""
     cell = Cell.of(node)
     assert cell is not None
     gates = at.product(functional.linear, cell.source, cell.read, of)
-    total = gates.reshape(*gates.shape[:2], cell.gates, -1).sum(2).sum(cell.time, keepdim=True)
-    for state in cell.states:
-        total = total + of(state).transpose(0, cell.time)
+    read = gates.reshape(*gates.shape[:2], cell.gates, -1).sum(2)
     for rows in (of(cell.fed_back).sum(1), *map(of, cell.biases)):
-        total = total + rows.reshape(cell.gates, -1).sum(0)
-    steps = at.shape(cell.source)[:2]
-    return functional.linear(total, _reach(at, cell)).expand(*steps, -1)
+        read = read + rows.reshape(cell.gates, -1).sum(0)
+    initial = torch.stack([of(state).transpose(0, cell.time) for state in cell.states]).sum(0)
+    return _carried(at, cell, torch.cat([initial, read], cell.time)).narrow(cell.time, 1, read.shape[cell.time])
 
 
 def influence_on_item(at: Influences, node: fx.Node, of: Of) -> Tensor:
     """Read the sequence, or what is left after the last step, from the state."""
     cell = Cell.of(node.args[0])
     assert cell is not None
-    state = functional.linear(of(node.args[0]), _reach(at, cell))  # type: ignore[arg-type]
-    return state if node.args[1] == 0 else state.sum(cell.time, keepdim=True).transpose(0, cell.time)
+    state = _carried(at, cell, of(node.args[0]))  # type: ignore[arg-type]
+    return state if node.args[1] == 0 else state.narrow(cell.time, -1, 1).transpose(0, cell.time)
 
 
-def _reach(at: Influences, cell: Cell) -> Tensor:
-    """Return [unit, unit] whether a unit is reached from another in any number of steps, itself among them.
+def _carried(at: Influences, cell: Cell, read: Tensor) -> Tensor:
+    """Return what reaches each unit [step, unit] from what units `read` at that step or an earlier one.
 
-    One whose candidate is zero whatever happens, and which starts from zero, stays zero: nothing reaches it.
+    A unit whose candidate is zero whatever happens, and which starts from zero, stays zero: nothing reaches it.
     """
-    units = at.shape(cell.fed_back)[1]
+    units, steps = read.shape[2], read.shape[cell.time]
     gates = [at.nonzero(parameter).reshape(cell.gates, units, -1) for parameter in cell.parameters]
     moved = torch.cat([gate[cell.candidate] for gate in gates], 1).any(1)
     started = torch.cat([at.nonzero(state).reshape(-1, units) for state in cell.states]).any(0)
     awake = (moved | started).float()
-    reach = ((gates[1].sum(0) * awake[:, None] + torch.eye(units)) > 0).float()
-    while not torch.equal(reach, further := (reach @ reach > 0).float()):
-        reach = further
-    return reach * awake
+    one_step = torch.eye(units) + gates[1].sum(0) * awake[:, None]
+    so_far = (read * awake).cumsum(cell.time)
+    before, reach = torch.zeros(units, units), torch.eye(units)
+    total = torch.zeros(())
+    for late in range(steps):
+        newly = functional.linear(so_far.narrow(cell.time, 0, steps - late), reach - before)
+        none = torch.zeros(()).expand([late if dim == cell.time else size for dim, size in enumerate(read.shape)])
+        total = total + torch.cat([none, newly], cell.time)
+        before, reach = reach, (one_step @ reach > 0).float()
+        if torch.equal(before, reach):
+            break
+    return total
 
 
 def fold(folds: Folds, at: _At, node: fx.Node) -> None:
