@@ -159,6 +159,10 @@ def _carrier(folds: Folds, at: _At, node: fx.Node, source: fx.Node, gone: Tensor
     ready = uniform & ~lost & (constant != 0)
     if bool(ready.any()):
         return int(torch.where(ready, constant.abs(), 0.0).argmax())
+    root = at.labelled.channels.root
+    chosen = torch.from_numpy(np.isin(root[ids], root[list(folds.carriers)]))
+    if bool((chosen & uniform & (constant != 0)).any()):
+        return None
     best = int(torch.where(lost & uniform, constant.abs(), 0.0).argmax())
     folds.carriers[int(ids[best])] = CARRIER
     return None
