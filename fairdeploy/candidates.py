@@ -262,7 +262,7 @@ class Networks:
             from fairdeploy.pruning import recover
 
             module = recover(
-                self._compacted(level).module,
+                self._tunable(level),
                 self.splits["train"],
                 spec=self.project.spec,
                 options=options,
@@ -297,12 +297,17 @@ class Networks:
             self._compact[level] = compact(self.dense, self.example_inputs, self._masks(level))
         return self._compact[level]
 
-    def _recovered(self, level: float, recover: Kept) -> nn.Module:
-        import copy
+    def _tunable(self, level: float) -> nn.Module:
+        """The compacted network; where there is something to fine-tune, in a form that can be."""
+        compacted = self._compacted(level)
+        return compacted.trainable() if self.project.prune.recover.epochs else compacted.module
 
+    def _recovered(self, level: float, recover: Kept) -> nn.Module:
         from safetensors.torch import load_file
 
-        module = copy.deepcopy(self._compacted(level).module)
+        from fairdeploy.compaction.bake import private_copy
+
+        module = private_copy(self._tunable(level))
         module.load_state_dict(load_file(recover.folder / "weights.safetensors"))
         return module.eval()
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
+from fairdeploy.compaction.bake import private_copy
+from fairdeploy.compaction.training import is_trainable
 from fairdeploy.devices.runner import Refused, preprocess
 from fairdeploy.errors import DataError, StageError
 from fairdeploy.model import ModelSpec
@@ -54,19 +55,19 @@ def recover(
     Raises
     ------
     StageError
-        If the module is an exported graph, gives another number of classes, or training diverges.
+        If the module is an exported graph without training mode, gives another number of classes, or training diverges.
     DataError
         If the split is empty, lacks an input, has labels beyond the classes, NaN or infinity.
     """
     if options.epochs == 0:
         return module
-    if isinstance(module, fx.GraphModule):
+    if not is_trainable(module):
         raise StageError(
-            "recover: an exported graph cannot be trained (its batch norms are frozen); see CompactModel.not_own_class "
-            "for what keeps the network's own class, or set prune.recover.epochs: 0"
+            "recover: an exported graph cannot be trained (its batch norms are frozen); give it what "
+            "CompactModel.trainable() returns, or set prune.recover.epochs: 0"
         )
     _check(train, spec)
-    tuned = copy.deepcopy(module).train()
+    tuned = private_copy(module).train()
     with set_deterministic(seed):
         _fit(tuned, train, spec, options, np.random.default_rng(seed), augment, progress)
     return tuned.eval()

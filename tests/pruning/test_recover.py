@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
+from fairdeploy.compaction import compact
 from fairdeploy.data import Rows
 from fairdeploy.errors import DataError, StageError
+from fairdeploy.export import export_onnx
 from fairdeploy.model import ModelSpec, Preprocess, TensorSpec
 from fairdeploy.project import Recover
 from fairdeploy.pruning import recover, set_deterministic
@@ -201,9 +204,39 @@ def test_balanced_draws_every_cell_equally_and_its_rows_evenly(cells: dict[Any, 
 
 
 def test_an_exported_graph_cannot_be_trained() -> None:
-    graph = torch.fx.symbolic_trace(net())
+    graph = torch.export.export(net(), (torch.zeros(2, 3, 4, 4),)).module(check_guards=False)
     with pytest.raises(StageError, match="cannot be trained"):
         recover(graph, split(), spec=SPEC, options=OPTIONS, seed=0)
+
+
+class Halved(nn.Module):
+    """Its forward holds a size, so that its class cannot hold fewer channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Dropout(0.1)
+        self.left, self.right = nn.Linear(12, 2), nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = torch.relu(self.norm(self.conv(x))).split([3, 3], 1)
+        return self.drop(self.left(left.flatten(1)) + self.right(right.flatten(1)))
+
+
+def test_a_compacted_graph_learns_and_is_exported(tmp_path: Path) -> None:
+    with set_deterministic(1):
+        model = Halved().eval()
+    keep = np.array([1, 0, 1, 1, 1, 0], bool)
+    result = compact(model, (torch.zeros(2, 3, 4, 4),), {"conv.weight": keep})
+    assert isinstance(result.module, torch.fx.GraphModule)
+    module, data = result.trainable(), split()
+    before = state(module)
+    tuned = recover(module, data, spec=SPEC, options=OPTIONS, seed=0)
+    assert state(module) == before
+    assert loss(tuned, split(seed=9)) < 0.7 * loss(module, split(seed=9))
+    assert not torch.equal(tuned.get_buffer("norm.running_mean"), module.get_buffer("norm.running_mean"))
+    assert state(recover(module, data, spec=SPEC, options=OPTIONS, seed=0)) == state(tuned)
+    report = export_onnx(tuned, {"image": fed(data)[:4]}, tmp_path / "model.onnx", spec=SPEC, check_inputs=data.inputs)
+    assert report.parameters < sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_divergence_is_said() -> None:
