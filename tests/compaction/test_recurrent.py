@@ -156,7 +156,7 @@ def whole_groups(name: str, model: nn.Module, rng: np.random.Generator) -> nn.Mo
 
 
 def producers_only(name: str, model: nn.Module, rng: np.random.Generator) -> nn.Module:
-    """Zero the rows of matrices; biases stay, so that what is closed holds a constant that may differ from step to step."""
+    """Zero the rows of matrices; biases stay, so that what is closed holds a constant, at every step another."""
     masks, masked = random_masks(name, rng), copy.deepcopy(model)
     parameters = dict(masked.named_parameters())
     with torch.no_grad():
@@ -243,3 +243,178 @@ def test_what_stays_matters(name: str, style: str) -> None:
             for channel in range(group.size):
                 closed = apply_masks(result.module, groups, {group.name: np.arange(group.size) != channel})
                 assert not torch.equal(closed(*x), whole), f"{group.name}[{channel}] could have gone"
+
+
+class Small(nn.Module):
+    """One layer between a linear one and a head that reads the last step."""
+
+    def __init__(self, kind: type[nn.RNNBase], *, bias: bool = True, shifted: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.head = nn.Linear(FEATURES, 4), nn.Linear(5, 2)
+        self.rnn = kind(4, 5, bias=bias, batch_first=True)
+        self.register_buffer("shift", torch.randn(STEPS, 4) if shifted else torch.zeros(STEPS, 4))
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(self.stem(x) + self.shift)[0][:, -1])
+
+    def close(self, unit: int, *, gates: range | None = None, biases: bool = True, columns: bool = False) -> None:
+        rows = [5 * gate + unit for gate in gates or range(self.rnn.weight_hh_l0.shape[0] // 5)]
+        for name, parameter in self.rnn.named_parameters():
+            if biases or not name.startswith("bias"):
+                parameter.data[rows] = 0
+        if columns:
+            self.rnn.weight_hh_l0.data[:, unit] = 0
+
+
+KINDS = pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+SMALL = inputs("", 2)
+
+
+def units_left(model: nn.Module) -> tuple[int, CompactModel]:
+    result = compact(model, SMALL)
+    assert_equal(model, result, "")
+    return result.removed["rnn.weight_ih_l0"][1], result
+
+
+@KINDS
+def test_a_unit_that_is_always_zero_goes(kind: type[nn.RNNBase]) -> None:
+    model = Small(kind)
+    model.close(2)
+    assert units_left(model)[0] == 4
+
+
+@KINDS
+def test_a_unit_whose_candidate_is_zero_is_zero_whatever_its_other_gates_read(kind: type[nn.RNNBase]) -> None:
+    model = Small(kind)
+    candidate = {nn.LSTM: 2, nn.GRU: 2, nn.RNN: 0}[kind]
+    model.close(2, gates=range(candidate, candidate + 1))
+    assert units_left(model)[0] == 4
+    if kind is not nn.RNN:
+        model = Small(kind)
+        model.close(2, gates=range(candidate))
+        assert units_left(model)[0] == 5
+
+
+@KINDS
+def test_a_constant_unit_goes_into_the_head_unless_it_is_fed_back(kind: type[nn.RNNBase]) -> None:
+    model = Small(kind)
+    model.close(2, biases=False)
+    left, result = units_left(model)
+    assert left == 5
+    assert "fed back" in result.kept_because["rnn.weight_ih_l0"]
+    model.close(2, biases=False, columns=True)
+    assert units_left(model)[0] == 4
+
+
+@KINDS
+def test_a_unit_that_only_feeds_others_stays(kind: type[nn.RNNBase]) -> None:
+    model = Small(kind)
+    model.head.weight.data[:, 2] = 0
+    assert units_left(model)[0] == 5
+    model.rnn.weight_hh_l0.data[:, 2] = 0
+    assert units_left(model)[0] == 4
+
+
+@KINDS
+def test_a_unit_between_two_others_stays(kind: type[nn.RNNBase]) -> None:
+    """It reads another unit alone and is read by another alone."""
+    model = Small(kind)
+    model.rnn.weight_ih_l0.data[2::5] = 0
+    model.head.weight.data[:, 2] = 0
+    assert units_left(model)[0] == 5
+
+
+@KINDS
+def test_constants_of_removed_inputs_go_into_the_bias(kind: type[nn.RNNBase]) -> None:
+    model = Small(kind)
+    model.stem.weight.data[1:3] = 0
+    result = compact(model, SMALL)
+    assert result.removed["stem.weight"] == (4, 2)
+    assert result.not_own_class is None
+    assert_equal(model, result, "")
+
+
+@pytest.mark.parametrize(
+    ("bias", "shifted", "why"), [(False, False, "no bias of its own"), (True, True, "differs from step to step")]
+)
+def test_constants_that_no_bias_takes_stay_and_the_result_says_why(bias: bool, shifted: bool, why: str) -> None:
+    model = Small(nn.LSTM, bias=bias, shifted=shifted)
+    model.stem.weight.data[1:3] = 0
+    model.rnn.weight_ih_l0.data[:, 2] = 0
+    result = compact(model, SMALL)
+    assert result.removed["stem.weight"] == (4, 3)
+    assert why in result.kept_because["stem.weight"]
+    assert_equal(model, result, "")
+
+
+@KINDS
+def test_the_users_class_comes_back_with_its_sizes_and_trains(kind: type[nn.RNNBase]) -> None:
+    model = Small(kind)
+    result = compact(model, SMALL, {"rnn.weight_ih_l0": np.arange(5) < 3, "stem.weight": np.arange(4) > 0})
+    assert isinstance(result.module, Small)
+    assert (result.module.rnn.input_size, result.module.rnn.hidden_size) == (3, 3)
+    result.module.train()(*SMALL).sum().backward()
+    assert all(parameter.grad is not None for parameter in result.module.rnn.parameters())
+
+
+def test_layers_of_unlike_widths_are_a_graph_and_it_says_so() -> None:
+    result = compact(network("stacked"), inputs("stacked", 2), {"rnn.weight_ih_l1": np.arange(7) < 3})
+    assert result.not_own_class is not None
+    assert result.removed["rnn.weight_ih_l0"] == (7, 7)
+
+
+def test_a_graph_of_unlike_widths_trains_with_dropout_between_its_layers() -> None:
+    masks = {"rnn.weight_ih_l1": np.arange(7) < 3}
+    tuned = compact(network("classifier"), inputs("classifier", 2), masks).trainable()
+    x = inputs("classifier", 4)
+    masked = apply_masks(network("classifier"), groups_of("classifier"), masks)
+    torch.testing.assert_close(tuned.eval()(*x), masked(*x), rtol=1e-9, atol=1e-9)
+    tuned.train()
+    assert not torch.equal(tuned(*x), tuned(*x))
+
+
+def test_projections_have_no_rule_and_stay() -> None:
+    model = nn.Sequential(nn.Linear(FEATURES, 6), nn.LSTM(6, 7, 2, proj_size=3, batch_first=True)).double()
+    (group, *_) = [g for g in channel_groups(model, SMALL) if g.name == "0.weight"]
+    assert group.reason == "aten.lstm.input has no rule"
+    result = compact(model, SMALL)
+    assert result.unknown_ops == ("aten.lstm.input",)
+    assert result.not_own_class is None
+
+
+def test_states_from_outside_keep_their_units() -> None:
+    class Outside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.GRU(FEATURES, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor, start: Tensor) -> Tensor:
+            return self.head(self.rnn(x, start[None])[0])
+
+    rows = (*SMALL, torch.randn(2, 4, dtype=torch.float64))
+    groups = {group.name: group.reason for group in channel_groups(Outside().double(), rows)}
+    assert groups["rnn.weight_ih_l0"] == "its initial state is not made of channels"
+
+
+@pytest.mark.parametrize("name", ["tagger", "stacked", "classifier"])
+def test_it_is_saved_loaded_and_runs_in_onnx_runtime(name: str, tmp_path: Path) -> None:
+    model = network(name).float()
+    example = tuple(value.float() if value.is_floating_point() else value for value in inputs(name, 2))
+    masks = random_masks(name, np.random.default_rng(5))
+    save_graph(compact(model, example, masks).graph_module, tmp_path)
+    masked, loaded = apply_masks(model, groups_of(name), masks), load_graph(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batch = ({0: torch.export.Dim("batch", min=1)},)
+        program = torch.onnx.export(loaded, example, dynamic_shapes=batch, dynamo=True, verbose=False)
+    program.save(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for rows in (1, 5):
+        (x,) = inputs(name, rows, 7)
+        x = x.float() if x.is_floating_point() else x
+        want = masked(x).detach()
+        torch.testing.assert_close(loaded(x), want, rtol=1e-5, atol=1e-5)
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
