@@ -28,7 +28,6 @@ _PUBLIC = {
     "compact": "fairdeploy.compaction",
     "judge": "fairdeploy.judgement",
     "load_graph": "fairdeploy.compaction.graph_file",
-    "save_graph": "fairdeploy.compaction.graph_file",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604

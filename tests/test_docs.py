@@ -16,6 +16,10 @@ from tests import blocks
 ROOT = Path(__file__).parent.parent
 EVIDENCE = ROOT / "docs" / "evidence.md"
 GATES = ROOT / "docs" / "gates.md"
+COMPACTION = ROOT / "docs" / "compaction.md"
+TINY = re.compile(
+    r"nothing at all|at most \S+ of the largest output|\de[-+]\d+"
+)  # what is left of float64's rounding differs between machines
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,20 @@ def test_the_document_shows_what_the_command_prints(
     monkeypatch.setenv("COLUMNS", "100")
     printed = blocks.run(command, capsys)
     assert blocks.shown(EVIDENCE, command, printed).strip() == printed.strip()
+
+
+def test_compaction_is_explained_by_what_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, as a reader would type them."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "100")
+    names: dict[str, Any] = {}
+    for example in blocks.examples(COMPACTION):
+        command = example.startswith("fairdeploy ")
+        printed = blocks.run(example, capsys) if command else blocks.run_python(example, names, capsys)
+        shown = blocks.shown(COMPACTION, example, printed)
+        assert TINY.sub("#", " ".join(shown.split())) == TINY.sub("#", " ".join(printed.split()))
 
 
 def test_the_document_links_to_what_is_there() -> None:

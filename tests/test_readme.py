@@ -18,6 +18,7 @@ from tests.conftest import Kiosk
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+TINY = re.compile(r"\d(?:\.\d+)?e[-+]\d+")
 VERDICT = re.compile(r"^(?:[✓✕?] .*|exit code .*)$", re.MULTILINE)
 
 
@@ -38,6 +39,12 @@ def test_the_readme_shows_what_the_command_prints(
     printed = blocks.run(command, capsys)
     assert essence(command, printed)
     assert essence(command, blocks.shown(README, command, printed)) == essence(command, printed)
+
+
+@pytest.mark.parametrize("code", [one for one in blocks.examples(README) if not one.startswith("fairdeploy ")])
+def test_the_readme_shows_what_its_code_prints(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = blocks.run_python(code, {}, capsys)
+    assert TINY.sub("#", blocks.shown(README, code, printed)) == TINY.sub("#", printed)
 
 
 def test_the_readmes_numbers_are_those_of_the_benchmark() -> None:

@@ -72,9 +72,9 @@ def sentences(found: CompactModel, *, real_rows: int | None) -> list[str]:
     rows = "random rows" if real_rows is None else f"{words.count(real_rows)} real rows"
     if real_rows == 1:
         rows = "1 real row"
-    difference = f"by {proof.max_difference:.1e} of the largest output at most"
+    difference = f"at most {proof.max_difference:.1e} of the largest output"
     said = [
-        f"Proof: in {proof.dtype} the outputs differ {difference if proof.max_difference else 'by nothing at all'}, at "
+        f"Proof: in {proof.dtype} the outputs differ by {difference if proof.max_difference else 'nothing at all'}, at "
         f"batch sizes {' and '.join(map(str, proof.batch_sizes))}, on {rows}. Another row changes them by "
         f"{words.percent(proof.sensitivity)}, so that equality says something."
     ]
