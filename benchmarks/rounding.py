@@ -21,12 +21,12 @@ from tables import RESULTS, machine, markdown, write
 from torch import Tensor, nn
 
 from fairdeploy.compaction import compact, count_macs, groups_and_macs
-from fairdeploy.compaction.rounding import masks_of, round_counts
 from fairdeploy.devices.together import Timed, circumstances, time_together
 from fairdeploy.export import export_onnx
 from fairdeploy.model import ModelSpec, TensorSpec
 from fairdeploy.pruning.latency_table import LatencyTable, network_latency
 from fairdeploy.pruning.magnitude import channel_norms
+from fairdeploy.pruning.rounding import masks_of, round_counts
 from fairdeploy.store import Store
 
 BACKENDS = ("ort", "openvino")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fairdeploy.compaction import CompactModel
-    from fairdeploy.compaction.latency import NetworkLatency
+    from fairdeploy.pruning.latency import NetworkLatency
 
 CHECK_ROWS = 64
 Masks = dict[str, NDArray[np.bool_]]

@@ -22,10 +22,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from fairdeploy.compaction import channel_groups
-from fairdeploy.compaction.latency import Layers, LayerShape, NetworkLatency
 from fairdeploy.devices import together
 from fairdeploy.devices.together import Timed, circumstances, time_together
 from fairdeploy.errors import BackendError
+from fairdeploy.pruning.latency import Layers, LayerShape, NetworkLatency
 from fairdeploy.records import file_digest
 from fairdeploy.store import NotKept, Store
 

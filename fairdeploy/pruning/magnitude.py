@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fairdeploy.compaction import ChannelGroup, groups_and_macs
-from fairdeploy.compaction.rounding import Latency, masks_of, round_counts
 from fairdeploy.model import ModelSpec
 from fairdeploy.pruning.base import StoredSplit
+from fairdeploy.pruning.rounding import Latency, masks_of, round_counts
 
 MaskDict = dict[str, NDArray[np.bool_]]
 

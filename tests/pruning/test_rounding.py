@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fairdeploy.compaction import ChannelGroup, Member
 from fairdeploy.compaction.groups import Masks
-from fairdeploy.compaction.rounding import masks_of, round_counts
 from fairdeploy.errors import StageError
+from fairdeploy.pruning.rounding import masks_of, round_counts
 
 SIZES = {"a": 100, "b": 60, "c": 84}
 WEIGHT = {"a": 1000, "b": 3000, "c": 2000}

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from fairdeploy.compaction import channel_groups, compact, groups_and_macs
-from fairdeploy.compaction.latency import Layers, LayerShape, NetworkLatency, group_costs
 from fairdeploy.devices.together import Timed, time_together
 from fairdeploy.errors import BackendError, BackendUnavailable
 from fairdeploy.pruning import latency_table
+from fairdeploy.pruning.latency import Layers, LayerShape, NetworkLatency, group_costs
 from fairdeploy.pruning.latency_table import LatencyTable, write_layer
 from fairdeploy.store import Store
 
