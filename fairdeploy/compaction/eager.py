@@ -90,7 +90,6 @@ def _declare_sizes(part: nn.Module) -> None:
         part.num_groups = part.num_groups * part.weight.shape[0] // part.num_channels
         part.num_channels = part.weight.shape[0]
     elif isinstance(part, nn.RNNBase) and not part.proj_size:
-        part._flat_weights = [getattr(part, name) for name in part._flat_weights_names]
         part.input_size, part.hidden_size = (weight.shape[1] for weight in part.all_weights[0][:2])
     elif isinstance(part, nn.PReLU):
         part.num_parameters = part.weight.shape[0]
