@@ -52,13 +52,14 @@ Closed = dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
 
 
 def half_open(groups: Sequence[ChannelGroup], rng: np.random.Generator) -> Closed:
-    """Return masks that close half of each prunable group, the same number in every row of joint channels."""
+    """Return masks that close half of each prunable group: of joint channels, half of every row."""
     masks: Closed = {}
     for group in groups:
         if group.prunable and group.size > 1:
-            per_row = (getattr(group, "shape", None) or (group.size,))[-1]
-            order = rng.random((group.size // per_row, per_row)).argsort(1).argsort(1)
-            masks[group.name] = (order >= per_row // 2).ravel()
+            columns = (group.shape or (group.size,))[-1]
+            rows = 1 if group.same_columns else group.size // columns
+            order = rng.random((rows, columns)).argsort(1).argsort(1)
+            masks[group.name] = np.resize(order >= columns // 2, group.size)
     return masks
 
 
@@ -144,7 +145,7 @@ def compacted(
         "asked": sum(asked.values()),
         "removed": sum(gone.values()),
         "missing": {name: f"{n}: {result.kept_because.get(name, 'no reason given')}" for name, n in missing.items()},
-        "unknown_ops": list(getattr(result, "unknown_ops", ())),
+        "unknown_ops": list(result.unknown_ops),
         "macs": [result.macs_before, result.macs_after],
         "export_s": exporting,
         "seconds": seconds - exporting,
@@ -212,10 +213,18 @@ def study(name: str, styles: Sequence[str], *, peer: bool, export: bool) -> Iter
         yield "peer", torch_pruning(model, rows[:1].float(), rows)
     try:
         groups = channel_groups(model, (rows[:2].float(),))
+        wide = channel_groups(model, (rows[:2].float(),), wide_layer_norm=True) if peer else ()
     except Exception as error:  # a failure of ours is a finding
         yield "channels", failure(error)
         return
-    yield "channels", {"groups": sum(group.prunable for group in groups), "whole": sum(not g.prunable for g in groups)}
+    yield (
+        "channels",
+        {
+            "groups": sum(group.prunable for group in groups),
+            "whole": sum(not group.prunable for group in groups),
+            "groups_wide": sum(group.prunable for group in wide),
+        },
+    )
     for style in styles:
         try:
             yield style, compacted(style, model, groups, rows, export=export and style == styles[0])

@@ -35,7 +35,7 @@ class LabelledGraph:
     grouped : dict of Node to array of int [groups, size]
         For the weights of grouped convolutions the channels that dimension 1 stands for in each group.
     produced : list of array of int
-        Labels of channels that a convolution or linear layer makes.
+        Labels of channels that grouped convolutions make: channels, though they may stand for a whole group.
     unknown : dict of str
         Operations without a rule that touched labels.
     """

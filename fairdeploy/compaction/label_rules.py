@@ -132,13 +132,7 @@ def _linear(labelled: LabelledGraph, node: fx.Node) -> Blocks:
         return _meet(labelled, node, [(source, [*outer, "in"]), (weight, ["in"])], outer)
     operands: list[tuple[Any, Sequence[Letter]]] = [(source, [*outer, "in"]), (weight, ["out", "in"])]
     operands.append((bias, ["out"]))
-    return _produced(labelled, _meet(labelled, node, operands, [*outer, "out"]), len(outer))
-
-
-def _produced(labelled: LabelledGraph, blocks: Blocks, dim: int) -> Blocks:
-    """Note that a layer makes the channels of a dimension."""
-    labelled.produced.extend(block.ids for block in blocks if dim in block.dims)
-    return blocks
+    return _meet(labelled, node, operands, [*outer, "out"])
 
 
 def _convolution(labelled: LabelledGraph, node: fx.Node) -> Blocks:
@@ -156,7 +150,7 @@ def _convolution(labelled: LabelledGraph, node: fx.Node) -> Blocks:
         return _grouped(labelled, node, groups)
     own = ["out", "in"] if node.target in ops.CONVOLUTION else ["in", "out"]
     operands = [(source, ["batch", "in", *space]), (weight, [*own, *kernel]), (bias, ["out"])]
-    return _produced(labelled, _meet(labelled, node, operands, ["batch", "out", *result], [*kernel, *space]), 1)
+    return _meet(labelled, node, operands, ["batch", "out", *result], [*kernel, *space])
 
 
 def _grouped(labelled: LabelledGraph, node: fx.Node, groups: int) -> Blocks:

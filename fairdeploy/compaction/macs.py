@@ -23,8 +23,9 @@ from fairdeploy.compaction.trace import BATCH, rows_of, trace
 
 def count_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:
     """Count the multiply-accumulates of convolutions and matrix products for one row of input."""
-    if not isinstance(model, torch.fx.GraphModule):
-        model = private_copy(model).eval()
+    model = private_copy(model).requires_grad_(False)  # else the counter puts hooks on gradients that are not there
+    if not isinstance(model, fx.GraphModule):
+        model.eval()
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operation in which nothing is counted
     try:
