@@ -95,12 +95,12 @@ def test_half_of_each_group_is_closed(groups):
     }
 
 
-def test_joint_channels_close_alike_in_every_row():
-    class Joint:
-        name, size, prunable, shape = "qkv.weight", 12, True, (3, 4)
-
-    mask = zoo.half_open([Joint()], np.random.default_rng(0))["qkv.weight"]
-    assert mask.reshape(3, 4).sum(1).tolist() == [2, 2, 2]
+@pytest.mark.parametrize("same", [False, True])
+def test_joint_channels_close_alike_in_every_row(same):
+    joint = ChannelGroup("qkv.weight", 60, (), None, (6, 10), same)
+    mask = zoo.half_open([joint], np.random.default_rng(0))["qkv.weight"].reshape(6, 10)
+    assert mask.sum(1).tolist() == [5] * 6
+    assert bool((mask == mask[0]).all()) is same
 
 
 def test_whole_groups_get_no_mask():
@@ -175,13 +175,13 @@ def test_the_page_shows_what_stayed_what_differs_and_what_the_peer_did():
             "removed": 0.7, "seconds": 1.0, "groups": 3}  # fmt: skip
     network = {
         "name": "n", "network": {"shape": SHAPE, "parameters": 1_000_000, "sensitivity": 0.5},
-        "channels": {"groups": 2, "whole": 1}, "groups": style, "peer": peer,
+        "channels": {"groups": 2, "whole": 1, "groups_wide": 3}, "groups": style, "peer": peer,
     }  # fmt: skip
     page = zoo_tables.text({"networks": [network], "styles": ["groups"], "machine": "m", "torch": "t"})
     assert "| groups | 1 of 1 | 0 | 0 | 0 | 0 |" in page
     assert "7 of 9 | aten.odd | 0.60 |" in page
     assert "| n | groups | 1 | it is an odd one |" in page
-    assert "| n | yes | yes | equal | 5e-01 | 0.70 | 1.0 | 3 | 2 |" in page
+    assert "| n | yes | yes | equal | 5e-01 | 0.70 | 1.0 | 3 | 2 | 3 |" in page
     assert "differs by 1e-01 at batch 5" in page
 
 
