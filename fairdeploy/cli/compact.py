@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 import time
@@ -113,9 +112,13 @@ def _write(found: CompactModel, folder: Path, name: str, real_rows: int | None) 
             found.record().save(work / "compaction.json")
             write_atomic(work / "widths.svg", widths_svg(found).encode())
             write_atomic(work / "widths.html", widths_html(found, name, real_rows=real_rows).encode())
-            if folder.exists():
-                shutil.move(folder, Path(place) / "old")
-            work.replace(folder)
+            old = folder.replace(Path(place) / "old") if folder.exists() else None
+            try:
+                work.replace(folder)
+            except BaseException:
+                if old is not None:
+                    old.replace(folder)
+                raise
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror or error}", file=folder) from error
 

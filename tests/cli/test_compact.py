@@ -166,12 +166,25 @@ def test_the_same_network_gives_the_same_bytes(here):
         assert (here / "one" / file).read_bytes() == (here / "two" / file).read_bytes()
 
 
+def refusing(replace):
+    def rename(file, target):
+        if file.name == "new":
+            raise OSError(28, "no room")
+        return replace(file, target)
+
+    return rename
+
+
 def test_a_folder_of_ours_is_replaced_whole_and_no_other_is_touched(here, capsys, monkeypatch):
     assert compact("given_net:half", "--input", "3,8,8", "-o", "out") == 0
     first = (here / "out" / "graph.json").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr("fairdeploy.report.widths.widths_svg", lambda found: 1 / 0)
         assert compact("given_net:Net", "--input", "3,8,8", "-o", "out") == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refusing(Path.replace))
+        assert compact("given_net:Net", "--input", "3,8,8", "-o", "out") == 2
+        assert "cannot be written: no room" in capsys.readouterr().err
     assert (here / "out" / "graph.json").read_bytes() == first
     assert sorted(file.name for file in here.iterdir()) == ["code", "out"]
     assert compact("given_net:Net", "--input", "3,8,8", "-o", "out") == 0
