@@ -24,7 +24,6 @@ import subprocess
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -38,7 +37,7 @@ from tables import RESULTS, machine, write
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from zoo_models import ANCHORED, OTHERS, build, images, randomise
-from zoo_peers import said, torch_pruning
+from zoo_peers import onnx, said, torch_pruning
 from zoo_tables import text
 
 import fairdeploy
@@ -46,8 +45,6 @@ from fairdeploy.compaction import ChannelGroup, channel_groups
 
 STYLES = ("groups", "producers", "unaligned")
 ROWS = 5
-ONNX_BATCHES = (1, 5)
-ONNX_TOLERANCE = 1e-4
 Closed = dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
 
 
@@ -154,38 +151,6 @@ def compacted(
     if export:
         record["onnx"] = onnx(result.graph_module, rows.float())
     return record
-
-
-def onnx(module: nn.Module, rows: Tensor) -> str:
-    """Run a network in ONNX Runtime; "equal", or what went wrong."""
-    import onnxruntime
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            batch = torch.export.Dim("batch", min=1)
-            program = torch.onnx.export(
-                module, (rows[:2],), dynamo=True, opset_version=18, dynamic_shapes=({0: batch},), verbose=False
-            )
-        assert program is not None
-        session = onnxruntime.InferenceSession(
-            program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
-        )
-        for size in ONNX_BATCHES:
-            with torch.no_grad():
-                want = pytree.tree_leaves(module(rows[:size]))
-            got = session.run(None, {session.get_inputs()[0].name: rows[:size].numpy()})
-            apart = max(
-                float((a - torch.from_numpy(b)).abs().max() / a.abs().max()) for a, b in zip(want, got, strict=True)
-            )
-            if not apart <= ONNX_TOLERANCE:
-                return f"differs by {apart:.1e} at batch {size}"
-    except Exception as error:  # exporters raise anything, and wrap the reason
-        reason: BaseException = error
-        while reason.__cause__ is not None:
-            reason = reason.__cause__
-        return said(reason)
-    return "equal"
 
 
 def failure(error: Exception) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Torch-Pruning on one network: half of every group's channels, no settings of its own for the model."""
+"""Torch-Pruning and ONNX Runtime on one network, with no settings of its own for it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 RATIO = 0.5
 CLASSES = 1000
+ONNX_BATCHES = (1, 5)
+ONNX_TOLERANCE = 1e-4
 
 
 def torch_pruning(model: nn.Module, example: Tensor, rows: Tensor) -> dict[str, Any]:
-    """Prune a copy and say whether it ran, whether the result runs, and whether it equals the masked model.
+    """Prune half of every group's channels in a copy; say whether that and the result run, and what it equals.
 
     The masked model has zeros where the pruned one has no entry any more. Which entries those are is read from a second
     run, with the same random importance, on a network whose parameters hold their own positions.
@@ -87,6 +90,38 @@ def _pruned(model: nn.Module, example: Tensor) -> tuple[int, nn.Module]:
         groups = sum(1 for _ in pruner.DG.get_all_groups(heads, pruner.root_module_types))
         pruner.step()
     return groups, model
+
+
+def onnx(module: nn.Module, rows: Tensor) -> str:
+    """Run a network in ONNX Runtime; "equal", or what went wrong."""
+    import onnxruntime
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            batch = torch.export.Dim("batch", min=1)
+            program = torch.onnx.export(
+                module, (rows[:2],), dynamo=True, opset_version=18, dynamic_shapes=({0: batch},), verbose=False
+            )
+        assert program is not None
+        session = onnxruntime.InferenceSession(
+            program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        for size in ONNX_BATCHES:
+            with torch.no_grad():
+                want = pytree.tree_leaves(module(rows[:size]))
+            got = session.run(None, {session.get_inputs()[0].name: rows[:size].numpy()})
+            apart = max(
+                float((a - torch.from_numpy(b)).abs().max() / a.abs().max()) for a, b in zip(want, got, strict=True)
+            )
+            if not apart <= ONNX_TOLERANCE:
+                return f"differs by {apart:.1e} at batch {size}"
+    except Exception as error:  # exporters raise anything, and wrap the reason
+        reason: BaseException = error
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        return said(reason)
+    return "equal"
 
 
 def said(error: BaseException) -> str:

@@ -34,7 +34,7 @@ def text(result: Mapping[str, Any]) -> str:
             "## Torch-Pruning " + next((n["peer"]["version"] for n in peers if "version" in n["peer"]), ""),
             "In the same run, half of the channels, no settings for any network but that 1000 classes stay. *Masked* "
             "has zeros wherever the pruned network has no entry, *rows* in the weights' rows alone, as a mask on "
-            "weights leaves it. *Groups* can be pruned one by one; *wide norms* are layer norms that may lose channels.",
+            "weights leaves it. *Groups* are pruned one by one; under *wide norms* layer norms may lose channels.",
             markdown([_peer_row(network) for network in peers]),
         ]
     if kept:
