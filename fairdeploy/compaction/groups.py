@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 
 from fairdeploy.compaction.bake import baked
 from fairdeploy.compaction.graph_labels import WHOLE, LabelledGraph, label_graph
-from fairdeploy.compaction.labels import Grid
 from fairdeploy.compaction.trace import trace
 from fairdeploy.errors import CompactionError
 
@@ -151,17 +150,21 @@ def groups_of(labelled: LabelledGraph) -> tuple[ChannelGroup, ...]:
                     indices = np.flatnonzero(place[root[ids], 0] == number)
                     channels = place[root[ids[indices]], 1]
                     members[number].append(Member(raw, dim, tuple(indices.tolist()), tuple(channels.tolist()), groups))
-    shapes = {root[grid.ids].tobytes(): grid for grid in labelled.labels.grids}
+    grids = [(root[grid.ids], grid.product) for grid in labelled.labels.grids]
+    shapes = {ids.tobytes(): ids.shape for ids, _ in grids}
+    even = {np.sort(ids, axis=None).tobytes() for ids, product in grids if product}
+    keys = [np.array(roots, dtype=np.int64).tobytes() for roots, _ in found.values()]
     return tuple(
-        ChannelGroup(name, len(roots), tuple(members[number]), reason, *_shape(roots, shapes))
+        ChannelGroup(
+            name,
+            len(roots),
+            tuple(members[number]),
+            reason,
+            shapes.get(keys[number], (len(roots),)),
+            keys[number] in even,
+        )
         for number, (name, (roots, reason)) in enumerate(found.items())
     )
-
-
-def _shape(roots: list[int], grids: Mapping[bytes, Grid]) -> tuple[tuple[int, ...], bool]:
-    """Return rows and columns of a group that is a grid, and whether rows keep the same columns."""
-    grid = grids.get(np.array(roots, dtype=np.int64).tobytes())
-    return ((len(roots),), False) if grid is None else (grid.ids.shape, grid.product)
 
 
 def channels_by_group(labelled: LabelledGraph) -> dict[str, tuple[list[int], str | None]]:
