@@ -18,7 +18,7 @@ from tests.conftest import Kiosk
 
 COMMANDS = (
     *("build", "plan", "validate", "doctor", "verify", "judge", "gate", "explain", "compare", "report", "schema"),
-    *("targets", "targets ls", "targets show", "version"),
+    *("compact", "targets", "targets ls", "targets show", "version"),
 )
 
 
