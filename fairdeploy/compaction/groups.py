@@ -152,7 +152,7 @@ def groups_of(labelled: LabelledGraph) -> tuple[ChannelGroup, ...]:
                     members[number].append(Member(raw, dim, tuple(indices.tolist()), tuple(channels.tolist()), groups))
     grids = [(root[grid.ids], grid.product) for grid in labelled.labels.grids]
     shapes = {ids.tobytes(): ids.shape for ids, _ in grids}
-    even = {np.sort(ids, axis=None).tobytes() for ids, product in grids if product}
+    even = {np.unique(ids).tobytes() for ids, product in grids if product}
     keys = [np.array(roots, dtype=np.int64).tobytes() for roots, _ in found.values()]
     return tuple(
         ChannelGroup(
