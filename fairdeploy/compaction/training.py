@@ -10,29 +10,24 @@ from __future__ import annotations
 
 import operator
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fairdeploy.compaction import ops
 from fairdeploy.compaction.bake import baked
 from fairdeploy.compaction.canonical import canonicalise
-from fairdeploy.compaction.cells import split_layers
 from fairdeploy.compaction.constants import evaluate_constants
 from fairdeploy.compaction.graph_labels import label_graph
-from fairdeploy.compaction.ops import argument, aten
 from fairdeploy.compaction.plan import plan
 from fairdeploy.compaction.precision import double, restore_casts, to_double
 from fairdeploy.compaction.proof import Expected
+from fairdeploy.compaction.quiet import INSTEAD, WHETHER, IfTraining, quieten
 from fairdeploy.compaction.surgery import carry_out, prepare
 from fairdeploy.compaction.trace import BATCH, Trace, rows_of
 from fairdeploy.errors import CompactionError
 
-_INSTEAD = "fine-tune the network before its channels are removed, or not at all (prune.recover.epochs: 0)"
-_NORM = aten._native_batch_norm_legit_functional.default
 _FLAG = "_training_flag"
 
 
@@ -42,25 +37,6 @@ class TrainingFlag(nn.Module):
     def forward(self) -> bool:
         """Return the mode, which ``train()`` and ``eval()`` of the whole network set."""
         return self.training
-
-
-@dataclass(frozen=True)
-class _InTraining:
-    """What a quiet node does in training: its target, and arguments from a position on as functions of the flag."""
-
-    target: Any
-    position: int
-    arguments: tuple[Any, ...]
-
-
-_WHETHER = object()
-
-
-@dataclass(frozen=True)
-class _IfTraining:
-    """A number in training, 0 in evaluation."""
-
-    rate: float
 
 
 def is_trainable(module: nn.Module) -> bool:
@@ -107,7 +83,7 @@ def training_graph(
             expected.prove(graph_module)
         except CompactionError as error:
             raise CompactionError(
-                f"{type(model).__name__} does other things in training: {error}; {_INSTEAD}"
+                f"{type(model).__name__} does other things in training: {error}; {INSTEAD}"
             ) from error
         restore_casts(graph_module)
     return graph_module, trace.dtypes
@@ -133,9 +109,9 @@ def _trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
     except Exception as error:  # the user's forward runs: any exception may come
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CompactionError(
-            f"torch.export cannot follow {name}.forward in training mode: {said}; {_INSTEAD}"
+            f"torch.export cannot follow {name}.forward in training mode: {said}; {INSTEAD}"
         ) from error
-    _quiet(graph_module, name)
+    quieten(graph_module, name)
     dtypes = {name: tensor.dtype for name, tensor in graph_module.state_dict().items()}
     double(graph_module)
     canonicalise(graph_module)
@@ -145,153 +121,13 @@ def _trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
         if len(node.users) < users:
             raise CompactionError(
                 f"{name} computes from '{node.target}' anew in every pass what the graph holds as a fixed tensor, so "
-                f"the graph cannot be trained; {_INSTEAD}"
+                f"the graph cannot be trained; {INSTEAD}"
             )
     return Trace(graph_module, tuple(to_double(value) for value in inputs), dtypes, evaluated)
 
 
 def _is_parameter(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "get_attr" and isinstance(operator.attrgetter(str(node.target))(graph_module), nn.Parameter)
-
-
-def _quiet(graph_module: fx.GraphModule, name: str) -> None:
-    """Turn a graph exported in training mode into one for evaluation, in place; nodes note what they did."""
-    graph = graph_module.graph
-    norms = [node for node in graph.nodes if node.target is _NORM]
-    _forget_updates(graph, norms, name)
-    split_layers(graph)
-    for node in list(graph.nodes):
-        if node.target in (ops.getitem, aten.mul.Tensor, aten.dropout.default):
-            _quiet_dropout(graph, node)
-        elif node.target in ops.ATTENTION and argument(node, 4, "dropout_p", 0.0) > 0:
-            rate = argument(node, 4, "dropout_p")
-            node.args = (*node.args[:4], *[None] * (4 - len(node.args)), 0.0, *node.args[5:])
-            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "dropout_p"}
-            _note(node, node.target, 4, _IfTraining(rate))
-        elif node.target in ops.INSTANCE_NORM and node.args[3] is not None and node.args[5]:
-            node.args = (*node.args[:5], False, *node.args[6:])
-            _note(node, node.target, 5, _WHETHER)
-        elif node.target in ops.RECURRENT and not (node.args[-4] and node.args[-5] > 1):
-            node.args = (*node.args[:-3], False, *node.args[-2:])
-    for node in norms:
-        _quiet_norm(graph, node)
-    for node in reversed(graph.nodes):
-        if node.op == "call_function" and not node.users and "assert" not in str(node.target):
-            graph.erase_node(node)
-    for node in graph.nodes:
-        tags = getattr(node.target, "tags", ())
-        if torch.Tag.nondeterministic_seeded in tags and not _is_quiet(node):
-            raise CompactionError(
-                f"{name} draws random numbers in training by {ops.title(node)} ('{node.name}'), in a way that its "
-                f"graph cannot follow; {_INSTEAD}"
-            )
-    graph_module.recompile()
-
-
-def _is_quiet(node: fx.Node) -> bool:
-    """Return whether a node that may draw random numbers draws none."""
-    if node.target in ops.RECURRENT:
-        return not node.args[-3]
-    return node.target in ops.ATTENTION and argument(node, 4, "dropout_p", 0.0) == 0
-
-
-def _note(node: fx.Node, target: Any, position: int, *arguments: Any) -> None:
-    node.meta["in_training"] = _InTraining(target, position, arguments)
-
-
-def _forget_updates(graph: fx.Graph, norms: list[fx.Node], name: str) -> None:
-    """Remove what writes the running statistics of batch norms, which update them by themselves."""
-    statistics = {_stored(norm.args[place]) for norm in norms for place in (3, 4)}
-    for node in reversed(graph.nodes):
-        if not getattr(getattr(node.target, "_schema", None), "is_mutable", False):
-            continue
-        buffer = node.args[0]
-        if buffer not in statistics and not str(buffer.target).endswith("num_batches_tracked"):
-            raise CompactionError(
-                f"{name} writes to '{getattr(buffer, 'target', buffer)}' in training, which its graph cannot follow; "
-                f"{_INSTEAD}"
-            )
-        graph.erase_node(node)
-
-
-def _stored(node: Any) -> Any:
-    """Return the buffer that a batch norm's statistics come from, through earlier calls of the same layer."""
-    while node.target is ops.getitem:
-        node = node.args[0].args[node.args[1]]
-    return node
-
-
-def _quiet_norm(graph: fx.Graph, node: fx.Node) -> None:
-    x, weight, bias, mean, variance, _, momentum, epsilon = node.args
-    statistics = _stored(mean), _stored(variance)
-    for item in list(node.users):
-        if item.args[1] == 0:
-            arguments = (x, weight, bias, *statistics, False, momentum, epsilon, False)
-            _replace(graph, item, aten.batch_norm.default, arguments, aten.batch_norm.default, 5, _WHETHER)
-
-
-def _quiet_dropout(graph: fx.Graph, node: fx.Node) -> None:
-    """Replace dropout, of elements or of whole channels or rows, by nothing."""
-    if node.target is aten.dropout.default or (
-        node.args[0].target is aten.native_dropout.default and node.args[1] == 0  # type: ignore[union-attr]
-    ):
-        x, rate, _ = node.args if node.target is aten.dropout.default else node.args[0].args  # type: ignore[union-attr]
-        _replace(graph, node, aten.alias.default, (x,), aten.dropout.default, 1, rate, _WHETHER)
-        return
-    if node.target is not aten.mul.Tensor:
-        return
-    for x, factor in (node.args, node.args[::-1]):
-        found = _noise(factor)
-        if found is None or not isinstance(x, fx.Node) or x.meta["val"].shape != node.meta["val"].shape:
-            continue
-        sizes, keep, scale = found
-        if len(sizes) == x.meta["val"].ndim:
-            dims = tuple(dim for dim, size in enumerate(sizes) if not (isinstance(size, int) and size == 1))
-            _replace(graph, node, aten.alias.default, (x,), drop_slices, 1, keep, scale, dims, _WHETHER)
-            return
-
-
-def _noise(factor: Any) -> tuple[tuple[Any, ...], float, float] | None:
-    """Return sizes, probability of a one, and divisor, where a factor is drawn as ``bernoulli(empty(..)) / ..``."""
-    scale = 1.0
-    if isinstance(factor, fx.Node) and factor.target in ops.DIVIDE and isinstance(factor.args[1], int | float):
-        factor, scale = factor.args[0], float(factor.args[1])
-    if not isinstance(factor, fx.Node) or factor.target is not aten.bernoulli.p:
-        return None
-    empty, keep = factor.args
-    if not isinstance(empty, fx.Node) or empty.target not in (aten.new_empty.default, aten.empty.memory_format):
-        return None
-    return tuple(empty.args[1 if empty.target is aten.new_empty.default else 0]), keep, scale  # type: ignore[arg-type, return-value]
-
-
-def _replace(graph: fx.Graph, node: fx.Node, quiet: Any, args: tuple[Any, ...], *in_training: Any) -> None:
-    with graph.inserting_before(node):
-        new = graph.call_function(quiet, args)
-    new.meta = dict(node.meta)
-    _note(new, *in_training)
-    node.replace_all_uses_with(new)
-    graph.erase_node(node)
-
-
-def drop_slices(x: Tensor, keep: float, scale: float, dims: tuple[int, ...], training: bool) -> Tensor:
-    """Return x with slices along `dims` zeroed at random, as feature dropout and stochastic depth do.
-
-    Parameters
-    ----------
-    x : Tensor
-    keep : float
-        Probability that a slice stays.
-    scale : float
-        What stays is divided by it.
-    dims : tuple of int
-        One draw for each combination of indices of these dimensions.
-    training : bool
-        x itself comes back where this is false.
-    """
-    if not training:
-        return x
-    noise = x.new_empty([size if dim in dims else 1 for dim, size in enumerate(x.shape)])
-    return x * (noise.bernoulli_(keep) / scale)
 
 
 def _awakened(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -312,6 +148,6 @@ def _awakened(graph_module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _switched(graph: fx.Graph, flag: fx.Node, value: Any) -> Any:
-    if isinstance(value, _IfTraining):
+    if isinstance(value, IfTraining):
         return graph.call_function(operator.mul, (flag, value.rate))
-    return flag if value is _WHETHER else value
+    return flag if value is WHETHER else value
