@@ -43,6 +43,7 @@ from zoo_tables import text
 import fairdeploy
 from fairdeploy.compaction import ChannelGroup, channel_groups
 
+NAMES = f"{ANCHORED} {OTHERS}".split()
 STYLES = ("groups", "producers", "unaligned")
 ROWS = 5
 Closed = dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
@@ -231,7 +232,7 @@ def progress(found: Mapping[str, Any], styles: Sequence[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--only", nargs="+", default=f"{ANCHORED} {OTHERS}".split(), metavar="NAME", help="these networks"
+        "--only", nargs="+", default=NAMES, metavar="NAME", help="these networks; others keep the rows they have"
     )
     parser.add_argument("--styles", nargs="+", default=STYLES, choices=STYLES)
     parser.add_argument("--peer", action="store_true", help="Torch-Pruning beside")
@@ -248,7 +249,7 @@ def main() -> None:
         for what, found in study(given.only[0], given.styles, peer=given.peer, export=given.export):
             print(json.dumps({what: found}), flush=True)
         return
-    networks: dict[str, Any] = {}
+    networks = known(given.results)
     with ThreadPoolExecutor(given.jobs) as pool:
         runs = {pool.submit(in_child, name, given): name for name in given.only}
         for count, run in enumerate(as_completed(runs), 1):
@@ -256,13 +257,20 @@ def main() -> None:
             print(
                 f"{count}/{len(runs)} {runs[run]}: {progress(run.result(), given.styles)}", file=sys.stderr, flush=True
             )
-    result = {
-        "machine": machine(),
-        "torch": torch.__version__,
-        "styles": list(given.styles),
-        "networks": [networks[name] for name in given.only],
-    }
-    write("zoo", result, text(result), folder=given.results)
+            result = {
+                "machine": machine(),
+                "torch": torch.__version__,
+                "styles": list(given.styles),
+                "networks": [networks[name] for name in NAMES if name in networks],
+            }
+            write("zoo", result, text(result), folder=given.results)
+
+
+def known(results: Path) -> dict[str, Any]:
+    """Return the rows that stand already, by name: networks that are not asked for keep theirs."""
+    path = results / "zoo.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["networks"] if path.exists() else []
+    return {row["name"]: row for row in rows}
 
 
 if __name__ == "__main__":
