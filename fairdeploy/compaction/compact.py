@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +18,7 @@ from fairdeploy.compaction.graph_labels import LabelledGraph, label_graph
 from fairdeploy.compaction.groups import Masks, apply_masks, channels_by_group, groups_of
 from fairdeploy.compaction.macs import count_bytes, count_macs, count_parameters
 from fairdeploy.compaction.plan import Plan, plan
-from fairdeploy.compaction.precision import double, restore_casts
+from fairdeploy.compaction.precision import double, dtypes_of, restore
 from fairdeploy.compaction.proof import Expected, Proof, check_inputs_for
 from fairdeploy.compaction.surgery import Surgery, carry_out, prepare
 from fairdeploy.compaction.trace import stored, trace
@@ -68,6 +67,7 @@ class CompactModel:
     proof: Proof
     example_inputs: tuple[Tensor, ...] = field(repr=False)
     masked: nn.Module | None = field(repr=False)
+    wide_layer_norm: bool = field(repr=False)
 
     def trainable(self) -> nn.Module:
         """Return the network to fine-tune: `module`, or a graph of its own with batch statistics and dropout.
@@ -92,8 +92,13 @@ class CompactModel:
         from fairdeploy.compaction.training import training_graph
 
         assert self.masked is not None
-        graph, dtypes = training_graph(self.masked, self.example_inputs, check_inputs_for(self.example_inputs, None))
-        _restore(graph, _dtypes(self.masked, dtypes))
+        graph, dtypes = training_graph(
+            self.masked,
+            self.example_inputs,
+            check_inputs_for(self.example_inputs, None),
+            wide_layer_norm=self.wide_layer_norm,
+        )
+        restore(graph, dtypes_of(self.masked, dtypes))
         return graph
 
     def save(self, directory: Path) -> None:
@@ -180,15 +185,15 @@ def _compact(
     _load(labelled, plain)
     removal = plan(labelled)
     surgery = prepare(labelled, removal)
+    recomputed = [name for name in labelled.trace.evaluated.names if _shrinks(labelled, surgery, name)]
     graph = labelled.trace.graph_module
     carry_out(graph, surgery)
     proof = expected.prove(graph)
-    own, why_not = _own_class(plain, surgery, labelled, expected)
-    dtypes = _dtypes(model, labelled.trace.dtypes)
-    restore_casts(graph)
+    own, why_not = _own_class(plain, surgery, labelled, recomputed, expected)
+    dtypes = dtypes_of(model, labelled.trace.dtypes)
     for network in (graph, own):
         if network is not None:
-            _restore(network, dtypes)
+            restore(network, dtypes)
     module = graph if own is None else own
     return CompactModel(
         module=module,
@@ -196,9 +201,9 @@ def _compact(
         not_own_class=why_not,
         macs_before=count_macs(model, example_inputs),
         macs_after=count_macs(graph, example_inputs),
-        parameters_before=count_parameters(model),
+        parameters_before=count_parameters(baked(model)),
         parameters_after=count_parameters(module),
-        bytes_before=count_bytes(model),
+        bytes_before=count_bytes(baked(model)),
         bytes_after=count_bytes(module),
         removed=_widths(labelled, removal),
         kept_because=_reasons(labelled, removal),
@@ -206,6 +211,7 @@ def _compact(
         proof=proof,
         example_inputs=example_inputs,
         masked=baked(masked) if own is None else None,
+        wide_layer_norm=wide_layer_norm,
     )
 
 
@@ -214,8 +220,7 @@ def _evaluation_graph(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> 
     traced = trace(module, example_inputs)
     graph = traced.graph_module
     carry_out(graph, Surgery({}))
-    restore_casts(graph)
-    _restore(graph, _dtypes(module, traced.dtypes))
+    restore(graph, dtypes_of(module, traced.dtypes))
     return graph
 
 
@@ -232,20 +237,21 @@ def _load(labelled: LabelledGraph, plain: nn.Module) -> None:
     labelled.trace.evaluated.refresh()
 
 
+def _shrinks(labelled: LabelledGraph, surgery: Surgery, name: str) -> bool:
+    return name in surgery.tensors and surgery.tensors[name].shape != stored(labelled.trace.graph_module, name).shape
+
+
 def _own_class(
-    plain: nn.Module, surgery: Surgery, labelled: LabelledGraph, expected: Expected
+    plain: nn.Module, surgery: Surgery, labelled: LabelledGraph, recomputed: list[str], expected: Expected
 ) -> tuple[nn.Module | None, str | None]:
     """Return the user's class with smaller tensors if it runs and is equal, else why not."""
-    name = type(plain).__name__
+    name, evaluated = type(plain).__name__, labelled.trace.evaluated.names
     if surgery.added:
         return None, f"{name} has no place for the constants that removed channels leave at padded borders"
-    tensors = dict(surgery.tensors)
-    for evaluated, raw in labelled.trace.evaluated.names.items():
-        if (
-            evaluated in tensors
-            and tensors.pop(evaluated).shape != stored(labelled.trace.graph_module, evaluated).shape
-        ):
-            return None, f"{name} computes '{raw or evaluated}' anew from parameters that are no smaller"
+    if recomputed:
+        raw = evaluated[recomputed[0]] or recomputed[0]
+        return None, f"{name} computes '{raw}' anew from parameters that are no smaller"
+    tensors = {name: tensor for name, tensor in surgery.tensors.items() if name not in evaluated}
     try:
         own = put_back(plain, tensors, surgery.groups)
         expected.prove(own)
@@ -254,25 +260,6 @@ def _own_class(
     except Exception as error:  # the user's forward holds an old size: any exception may come
         return None, f"{name}.forward does not run on smaller tensors ({type(error).__name__}: {error})"
     return own, None
-
-
-def _dtypes(model: nn.Module, traced: dict[str, torch.dtype]) -> dict[str, torch.dtype]:
-    """Return the dtype of every tensor before the check, a new one taking that of the parameters."""
-    known = traced | {name: tensor.dtype for name, tensor in model.state_dict().items()}
-    floating = [dtype for dtype in known.values() if dtype.is_floating_point]
-    return defaultdict(lambda: floating[0] if floating else torch.float32, known)
-
-
-def _restore(module: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
-    """Give a module's tensors their own dtypes again, in place."""
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if parameter.is_floating_point():
-                parameter.data = parameter.data.to(dtypes[name])
-    for owner_name, owner in module.named_modules():
-        for leaf, buffer in owner._buffers.items():
-            if buffer is not None and buffer.is_floating_point():
-                owner._buffers[leaf] = buffer.to(dtypes[f"{owner_name}.{leaf}".lstrip(".")])
 
 
 def _widths(labelled: LabelledGraph, removal: Plan) -> dict[str, tuple[int, int]]:

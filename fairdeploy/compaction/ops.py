@@ -97,8 +97,9 @@ EMBEDDING = frozenset({aten.embedding.default})
 
 
 def title(node: Node) -> str:
-    """Return an operation's name for people: ``aten.layer_norm.default``."""
-    return str(node.target)
+    """Return an operation's name for people: ``layer_norm`` for ``aten.layer_norm.default``."""
+    name = str(node.target)
+    return name.split(".")[1] if name.startswith("aten.") else name
 
 
 def argument(node: Node, position: int, name: str, default: Any = None) -> Any:

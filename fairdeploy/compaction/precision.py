@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,12 +37,28 @@ def double(module: nn.Module) -> nn.Module:
     return module
 
 
-def restore_casts(graph_module: fx.GraphModule) -> None:
-    """Give the casts in a graph the dtypes again that they had before `double`."""
-    for node in graph_module.graph.nodes:
-        if "dtype" in node.meta:
-            _cast(node, torch.float64, node.meta["dtype"])
-    graph_module.recompile()
+def dtypes_of(model: nn.Module, traced: dict[str, torch.dtype]) -> Mapping[str, torch.dtype]:
+    """Return the dtype of every tensor before `double`, a new one taking that of the others."""
+    known = traced | {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    floating = [dtype for dtype in known.values() if dtype.is_floating_point]
+    return defaultdict(lambda: floating[0] if floating else torch.float32, known)
+
+
+def restore(module: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Give a module's tensors, and the casts in its graph, their own dtypes again, in place."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtypes[name])
+    for owner_name, owner in module.named_modules():
+        for leaf, buffer in owner._buffers.items():
+            if buffer is not None and buffer.is_floating_point():
+                owner._buffers[leaf] = buffer.to(dtypes[f"{owner_name}.{leaf}".lstrip(".")])
+    if isinstance(module, fx.GraphModule):
+        for node in module.graph.nodes:
+            if "dtype" in node.meta:
+                _cast(node, torch.float64, node.meta["dtype"])
+        module.recompile()
 
 
 def _cast(node: fx.Node, old: torch.dtype, new: torch.dtype) -> None:

@@ -46,10 +46,12 @@ def check_inputs_for(example_inputs: tuple[Tensor, ...], given: tuple[Tensor, ..
 
     Integer inputs cannot be drawn; the examples' rows are used for them.
     """
+    check_example_inputs(example_inputs)
     if given is not None:
         check_example_inputs(given)
-        if [value.shape[1:] for value in given] != [value.shape[1:] for value in example_inputs]:
-            raise CompactionError("check_inputs: rows need the shape of the example inputs' rows")
+        kinds = [[(v.shape[1:], v.is_floating_point()) for v in values] for values in (given, example_inputs)]
+        if kinds[0] != kinds[1]:
+            raise CompactionError("check_inputs: rows need the shape and kind of number of the example inputs' rows")
         return tuple(to_double(value) for value in given)
     generator = torch.Generator().manual_seed(_SEED)
     return tuple(
@@ -86,7 +88,10 @@ class Expected:
         """
         batches = [tuple(rows_of(value, size) for value in inputs) for size in BATCH_SIZES]
         other = tuple(rows_of(value.roll(-1, 0) + _noise(value), BATCH_SIZES[-1]) for value in inputs)
-        outputs = [outputs_of(reference, batch) for batch in batches]
+        try:
+            outputs = [outputs_of(reference, batch) for batch in batches]
+        except RuntimeError as error:
+            raise CompactionError(f"the network does not run on its example inputs: {error}") from error
         if not all(bool(torch.isfinite(output).all()) for found in outputs for output in found):
             raise CompactionError("the masked network's outputs are not finite, so nothing can be compared")
         moved = zip(outputs[-1], outputs_of(reference, other), strict=True)

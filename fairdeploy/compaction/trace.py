@@ -106,8 +106,8 @@ def _exported(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) ->
         said = _sentence(error)
         raise CompactionError(
             f"torch.export cannot follow {name}.forward with a free batch size: {said}{_user_line(error)}; "
-            "mend the forward pass (no Python branch on tensor values, no size taken from the data), or leave the "
-            "network whole with prune: {method: none}"
+            "mend the forward pass (no Python branch on tensor values, no size taken from the data); in a project, "
+            "prune: {method: none} leaves the network whole"
         ) from error
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from fairdeploy.compaction.canonical import canonicalise
 from fairdeploy.compaction.constants import evaluate_constants
 from fairdeploy.compaction.graph_labels import label_graph
 from fairdeploy.compaction.plan import plan
-from fairdeploy.compaction.precision import double, restore_casts, to_double
+from fairdeploy.compaction.precision import double, to_double
 from fairdeploy.compaction.proof import Expected
 from fairdeploy.compaction.quiet import INSTEAD, WHETHER, IfTraining, quieten
 from fairdeploy.compaction.surgery import carry_out, prepare
@@ -45,7 +46,11 @@ def is_trainable(module: nn.Module) -> bool:
 
 
 def training_graph(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], rows: tuple[Tensor, ...]
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    rows: tuple[Tensor, ...],
+    *,
+    wide_layer_norm: bool = False,
 ) -> tuple[fx.GraphModule, dict[str, torch.dtype]]:
     """Compact a network as a graph that trains: with batch statistics, and dropout where the network has it.
 
@@ -59,6 +64,8 @@ def training_graph(
     example_inputs : tuple of Tensor [n, ...]
     rows : tuple of Tensor [n, ...]
         Float64 inputs for the proof.
+    wide_layer_norm : bool
+        Whether channels under a layer norm may go; see `compact`.
 
     Returns
     -------
@@ -75,7 +82,7 @@ def training_graph(
     """
     with torch.no_grad():
         expected = Expected.of(double(baked(model).eval()), rows)
-        trace = _trace(model, example_inputs)
+        trace = replace(_trace(model, example_inputs), wide_layer_norm=wide_layer_norm)
         labelled = label_graph(trace)
         carry_out(trace.graph_module, prepare(labelled, plan(labelled)))
         graph_module = _awakened(trace.graph_module)
@@ -85,7 +92,6 @@ def training_graph(
             raise CompactionError(
                 f"{type(model).__name__} does other things in training: {error}; {INSTEAD}"
             ) from error
-        restore_casts(graph_module)
     return graph_module, trace.dtypes
 
 
