@@ -289,7 +289,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "another buffer": (Averaging, (3, 8, 8), "writes to 'level' in training"),
     "another function": (TwoFaced, (3, 8, 8), "TwoFaced does other things in training: .*differ"),
     "cumulative average": (averaging_norm, (3, 8, 8), r"'1' averages all batches \(momentum=None\)"),
-    "other noise": (alpha, (3, 8, 8), "draws random numbers in training by aten.bernoulli"),
+    "other noise": (alpha, (3, 8, 8), "draws random numbers in training by bernoulli"),
 }
 
 
