@@ -27,7 +27,7 @@ _PUBLIC = {
     "channel_groups": "fairdeploy.compaction",
     "compact": "fairdeploy.compaction",
     "judge": "fairdeploy.judgement",
-    "load_graph": "fairdeploy.compaction.graph_file",
+    "load_graph": "fairdeploy.graphs",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604

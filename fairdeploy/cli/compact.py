@@ -101,7 +101,7 @@ def _check_folder(folder: Path, model: str) -> None:
 
 def _write(found: CompactModel, folder: Path, name: str, real_rows: int | None) -> None:
     """Write the folder whole, or leave what was there."""
-    from fairdeploy.compaction.graph_file import save_graph
+    from fairdeploy.graphs import save_graph
     from fairdeploy.report.widths import widths_html, widths_svg
 
     try:

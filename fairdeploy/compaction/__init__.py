@@ -2,13 +2,21 @@
 
 ::
 
-    trace           the user's module as a functional graph in float64 (torch.export)
-    labels          labels on every parameter dimension, united along the graph   (label_rules: how, for each op)
-    groups          coupled channels, and masks over them
-    dependence      which elements are constants, which are never used
-    plan            which channels go, and the constants that are folded into biases
-    surgery, eager  the changes to the graph, and to the user's own class
-    proof           the float64 check against the user's eager module
+    trace         the user's module as a functional graph in float64 (torch.export)
+                      bake: masks and parametrisations become plain tensors      precision: float64 and back
+                      canonical: fewer kinds of operations                       cells: recurrent layers, one by one
+                      constants: what is computed from parameters alone          shapes: known without a run
+    graph_labels  labels on every tensor, united along the graph
+                      labels, relate, moves: blocks of labels and their algebra  label_rules: how, for each operation
+    groups        coupled channels, and masks over them                          macs: what they cost
+    dependence    which elements are constants, which are never used             influence: how, for each operation
+    plan          which channels go
+                      closure: what stays with what stays                        rewrites, selection: sizes, and slices
+                      folds: the constants that are left behind                  recurrent, wide_norm: two special cases
+    surgery       the changes to the graph                                       eager: and to the user's own class
+    proof         the float64 check against the user's eager module
+    compact       all of it; `CompactModel`                                      training, quiet: fine-tuning its graph
+    given         a network, masks and rows as the command line names them       ops: families of operations
 """
 
 try:

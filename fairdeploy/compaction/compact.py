@@ -111,7 +111,7 @@ class CompactModel:
         CompactionError
             If it cannot be exported or written as a graph; nothing is written then.
         """
-        from fairdeploy.compaction.graph_file import save_graph
+        from fairdeploy.graphs import save_graph
 
         tuned = self.module if self.masked is None else vars(self).get("_training_graph")
         save_graph(self.graph_module if tuned is None else _evaluation_graph(tuned, self.example_inputs), directory)

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fairdeploy.compaction.graph_file import GRAPH, load_graph
 from fairdeploy.compaction.groups import Masks
 from fairdeploy.compaction.proof import BATCH_SIZES
 from fairdeploy.errors import ConfigError
+from fairdeploy.graphs import GRAPH, load_graph
 from fairdeploy.usercode import call, load_object
 from fairdeploy.yamlfile import nearest
 

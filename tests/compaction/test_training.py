@@ -14,10 +14,10 @@ from torch import Tensor, fx, nn
 
 from fairdeploy.compaction import CompactModel, apply_masks, channel_groups, compact
 from fairdeploy.compaction.bake import private_copy
-from fairdeploy.compaction.graph_file import load_graph
 from fairdeploy.compaction.proof import check_inputs_for
 from fairdeploy.compaction.training import is_trainable, training_graph
 from fairdeploy.errors import CompactionError
+from fairdeploy.graphs import load_graph
 
 from .networks import EXAMPLE, network, randomise
 

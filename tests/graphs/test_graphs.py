@@ -24,18 +24,18 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fairdeploy.compaction import graph_file
-from fairdeploy.compaction.graph_file import load_graph, save_graph
-from fairdeploy.compaction.graph_json import (
+from fairdeploy.errors import CompactionError, IntegrityError
+from fairdeploy.graphs import file as graph_file
+from fairdeploy.graphs import load_graph, save_graph
+from fairdeploy.graphs.calls import (
     argument_from_json,
     argument_to_json,
     structure_from_json,
     structure_to_json,
 )
-from fairdeploy.errors import CompactionError, IntegrityError
 from fairdeploy.records import canonical_json
 
-from .networks import NETWORKS, network, randomise
+from ..compaction.networks import NETWORKS, network, randomise
 
 
 class Encoder(nn.Module):

@@ -7,7 +7,7 @@
 
 A call refers to inputs and earlier calls by position. So nothing in the file becomes part of the Python code that fx
 generates from a graph, save the names of inputs and tensors, which are plain words. What a stranger's file can do is
-call pure tensor operations (`graph_json.function_named`) when the graph is run; loading runs none.
+call pure tensor operations (`calls.function_named`) when the graph is run; loading runs none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from torch._ops import OpOverload
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
-from fairdeploy.compaction.graph_json import (
+from fairdeploy.errors import CompactionError, IntegrityError
+from fairdeploy.graphs.calls import (
     argument_from_json,
     argument_to_json,
     function_named,
@@ -36,8 +37,7 @@ from fairdeploy.compaction.graph_json import (
     structure_from_json,
     structure_to_json,
 )
-from fairdeploy.compaction.graph_tensors import StoredTensor, describe, place, read_values
-from fairdeploy.errors import CompactionError, IntegrityError
+from fairdeploy.graphs.tensors import StoredTensor, describe, place, read_values
 from fairdeploy.records import Record, canonical_json, write_atomic
 
 GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
@@ -61,7 +61,7 @@ class Input(Record):
 
 
 class Call(Record):
-    """One call of a function; `graph_json` says how its arguments are written."""
+    """One call of a function; `calls` says how its arguments are written."""
 
     function: str
     args: tuple[JsonValue, ...]
