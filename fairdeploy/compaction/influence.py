@@ -98,7 +98,9 @@ def _elementwise(at: Influences, node: fx.Node, of: Of) -> Tensor:
 
 
 def _uniform(at: Influences, node: fx.Node, of: Of) -> Tensor:
-    return torch.zeros(()).expand(at.shape(node))
+    """Tensors made of one value, which may be a tensor itself; what they are shaped like does not matter."""
+    values = [arg for arg in node.args[1:] if isinstance(arg, fx.Node) and arg in at.taint]
+    return _sum((of(value) for value in values), at.shape(node))
 
 
 def _copy(at: Influences, node: fx.Node, of: Of) -> Tensor:
@@ -135,7 +137,8 @@ def _weighted(at: Influences, node: fx.Node, of: Of) -> Tensor:
 
     result = at.product(function, source, weight, of)
     if bias is not None and at.depends(bias, of):
-        result = result + of(bias).reshape([-1, *[1] * (result.ndim - 2)] if ops.is_convolution(node) else [-1])
+        places = at.values[weight].ndim - 2 if ops.is_convolution(node) else 0
+        result = result + of(bias).reshape([-1, *[1] * places])
     return result
 
 
@@ -168,12 +171,18 @@ def _einsum(at: Influences, node: fx.Node, of: Of) -> Tensor:
 
 
 def _attention(at: Influences, node: fx.Node, of: Of) -> Tensor:
-    """Weights depend on queries and keys; a value that is the same constant at every place is what comes out."""
+    """Weights depend on queries and keys; a value that is the same constant at every place is what comes out.
+
+    Not so where a mask depends on the input: a row that is masked altogether gives zeros.
+    """
     query, key, value = node.args[:3]
     scores = at.product(lambda q, k: q @ k.transpose(-1, -2), query, key, of)
     mask = ops.argument(node, 3, "attn_mask")
     if isinstance(mask, fx.Node):
         scores = scores + of(mask)
+    if isinstance(mask, fx.Node) and bool(at.taint[mask].any()):
+        somewhere = at.nonzero(value).amax(-2, keepdim=True)  # type: ignore[arg-type]
+        return scores.sum(-1, keepdim=True) * somewhere + of(value).sum(-2, keepdim=True)  # type: ignore[arg-type]
     weights = scores.sum(-1, keepdim=True)
     return weights * at.varying(value, -2) + _spread(of(value), [of(value).ndim - 2])[..., :1, :]  # type: ignore[arg-type]
 
@@ -222,7 +231,7 @@ def _concatenate(at: Influences, node: fx.Node, of: Of) -> Tensor:
 
 def _pool(at: Influences, node: fx.Node, of: Of) -> Tensor:
     source = of(node.all_input_nodes[0])
-    return source.sum(tuple(range(2, source.ndim)), keepdim=True).expand(at.shape(node))
+    return source.sum(tuple(range(-ops.places(node), 0)), keepdim=True).expand(at.shape(node))
 
 
 def _reduce(at: Influences, node: fx.Node, of: Of) -> Tensor:

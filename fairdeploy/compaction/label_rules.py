@@ -245,7 +245,7 @@ def _einsum(labelled: LabelledGraph, node: fx.Node) -> Blocks:
 def _pool(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     """Pass batch and channels, mix the rest."""
     source = node.all_input_nodes[0]
-    if len(labelled.shapes[source]) < 3 or len(labelled.shapes[source]) != len(labelled.shapes[node]):
+    if not len(labelled.shapes[source]) == len(labelled.shapes[node]) == ops.places(node) + 2:
         return _unknown(labelled, node)
     letters = range(len(labelled.shapes[source]))
     return _meet(labelled, node, [(source, letters)], letters, letters[2:])

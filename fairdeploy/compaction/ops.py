@@ -7,6 +7,7 @@ dependence pass lets every output depend on every input.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -88,8 +89,10 @@ POOL = _overloads(
     
 )  # fmt: skip
 TOTAL = frozenset({aten.sum.dim_IntList})
-REDUCE = TOTAL | _overloads("mean", "sum", "amax", "amin", "linalg_vector_norm", "norm", "var", "std", "logsumexp",
-                            "argmax", "argmin", "prod", "any", "all")  # fmt: skip
+REDUCE = TOTAL | _overloads(
+    "mean", "sum", "amax", "amin", "linalg_vector_norm", "norm", "var", "std", "logsumexp", "argmax", "argmin", "prod",
+    "any", "all",
+) - {aten.var.default, aten.std.default}  # fmt: skip
 SOFTMAX = _overloads("softmax", "_softmax")
 ALONG = SOFTMAX | _overloads("log_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp")
 COL2IM = frozenset({aten.col2im.default})
@@ -107,6 +110,11 @@ def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
     if len(node.args) > position:
         return node.args[position]
     return node.kwargs.get(name, default)
+
+
+def places(node: Node) -> int:
+    """Return how many dimensions at the end a pooling, padding or upsampling works on: its name says so."""
+    return int(re.search(r"(\d)d", str(node.target))[1])  # type: ignore[index]
 
 
 def with_argument(node: Node, position: int, name: str, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -124,13 +124,21 @@ def _replaceable(labelled: LabelledGraph, known: Dependence, values: dict[fx.Nod
         ]
         if not users or not value.is_floating_point():
             continue
-        if all(user.target in ops.ELEMENTWISE and labelled.shapes.get(user) == labelled.shapes[node] for user in users):
+        if all(_has_full_partner(labelled, known, user, node) for user in users):
             for dim in range(value.ndim):
                 if bool((value == value.narrow(dim, 0, 1)).all()):
                     value = value.narrow(dim, 0, 1)
             if value.ndim and value.shape[0] == 1:
                 replaced[node] = value
     return replaced
+
+
+def _has_full_partner(labelled: LabelledGraph, known: Dependence, user: fx.Node, node: fx.Node) -> bool:
+    """Return whether a node meets, element by element, what has the result's shape, so that it may be broadcast."""
+    others = [other for other in user.all_input_nodes if other in known.taint and not known.constant(other)]
+    return user.target in ops.ELEMENTWISE and any(
+        labelled.shapes.get(other) == labelled.shapes.get(user) == labelled.shapes[node] for other in others
+    )
 
 
 def _surviving(graph: fx.Graph, replaced: dict[fx.Node, Tensor]) -> list[fx.Node]:
