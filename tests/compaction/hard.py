@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations
 from torch.utils import _pytree as pytree
 
 from fairdeploy.compaction import ChannelGroup, channel_groups
+from fairdeploy.compaction import trace as tracing
 
 from .networks import conv_bn, randomise
 
@@ -978,3 +982,33 @@ def rectangular(group: ChannelGroup, rng: np.random.Generator) -> np.ndarray[Any
         keep = (keep & stay[:, None]).ravel()
     keep[0] |= not keep.any()
     return keep
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exported_once() -> Iterator[None]:
+    """Let the styles of a network share its export, which does not depend on the values of its weights."""
+    exported, known = tracing._exported, {}
+
+    def once(model: nn.Module, *inputs: object) -> fx.GraphModule:
+        case = vars(model).get("case")
+        if case is None:
+            return exported(model, *inputs)  # type: ignore[arg-type]
+        key = repr((case, [(key, tuple(value.shape)) for key, value in model.state_dict().items()]))
+        if key not in known:
+            known[key] = exported(model, *inputs)  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's, when it copies a graph
+            return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracing, "_exported", once)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors on several threads wait for each other far longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -4,40 +4,29 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from torch import fx, nn
+from torch import nn
 
 from fairdeploy.compaction import CompactModel, Masks, apply_masks, compact
-from fairdeploy.compaction import trace as tracing
 
-from .hard import HARD, NARROW, depends_on_input, outputs, rectangular, rows_for, subject
+from .hard import (  # noqa: F401
+    HARD,
+    NARROW,
+    depends_on_input,
+    exported_once,
+    one_thread,
+    outputs,
+    rectangular,
+    rows_for,
+    subject,
+)
 
 Closed = tuple[nn.Module, Masks]
 Style = Callable[[str, np.random.Generator], Closed]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def exported_once() -> Iterator[None]:
-    """Let the styles of a network share its export, which does not depend on the values of its weights."""
-    exported, known = tracing._exported, {}
-
-    def once(model: nn.Module, *inputs: object) -> fx.GraphModule:
-        sizes = [(key, tuple(value.shape)) for key, value in model.state_dict().items()]
-        key = repr((getattr(model, "case", id(model)), sizes))
-        if key not in known:
-            known[key] = exported(model, *inputs)  # type: ignore[arg-type]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's, when it copies a graph
-            return copy.deepcopy(known[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracing, "_exported", once)
-        yield
 
 
 def whole_groups(name: str, rng: np.random.Generator) -> Closed:

@@ -21,7 +21,14 @@ from fairdeploy.compaction.dependence import dependence
 from fairdeploy.compaction.trace import trace
 from fairdeploy.graphs import load_graph, save_graph
 
-from .hard import depends_on_input, outputs, rectangular, rows_for, subject
+from .hard import (  # noqa: F401
+    depends_on_input,
+    one_thread,
+    outputs,
+    rectangular,
+    rows_for,
+    subject,
+)
 from .networks import conv_bn, randomise
 from .test_hard import with_zeros
 
