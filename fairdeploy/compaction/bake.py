@@ -8,6 +8,8 @@ import warnings
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 
 def private_copy(model: nn.Module) -> nn.Module:
@@ -29,7 +31,7 @@ def baked(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for part in copied.modules():
             for key, hook in list(part._forward_pre_hooks.items()):
-                if isinstance(hook, prune.BasePruningMethod):
+                if isinstance(hook, prune.BasePruningMethod | WeightNorm | SpectralNorm):
                     hook.remove(part)
                     del part._forward_pre_hooks[key]
         for part in list(copied.modules()):

@@ -59,6 +59,14 @@ def _rewritten(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node | None
         dim = int(argument(node, 1, "dim", 0)) % rank
         parts = [call(graph, aten.unsqueeze.default, (part, dim)) for part in argument(node, 0, "tensors")]
         return call(graph, aten.cat.default, (parts, dim))
+    if node.target is aten.copy.default and shapes[node.args[0]] == shapes[node.args[1]]:  # type: ignore[index]
+        return node.args[1] if _dtype(node.args[0]) == _dtype(node.args[1]) else None  # type: ignore[return-value]
+    if node.target is aten.type_as.default:
+        if _dtype(node.args[0]) == _dtype(node.args[1]):
+            return node.args[0]  # type: ignore[return-value]
+        cast = call(graph, aten._to_copy.default, (node.args[0],), {"dtype": torch.float64})
+        cast.meta["dtype"] = _dtype(node.args[1])
+        return cast
     if node.target is aten.channel_shuffle.default:
         source, groups = node.args
         size, *rest = shapes[source][1:]  # type: ignore[index]
@@ -76,6 +84,11 @@ def _rewritten(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node | None
     if node.target is aten.slice_scatter.default and argument(node, 5, "step", 1) == 1:
         return _scattered(graph, node, shapes)
     return None
+
+
+def _dtype(node: Any) -> torch.dtype:
+    dtype: torch.dtype = node.meta["val"].dtype
+    return dtype
 
 
 def _repeated(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node:

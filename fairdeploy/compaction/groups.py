@@ -16,6 +16,7 @@ from fairdeploy.compaction.graph_labels import WHOLE, LabelledGraph, label_graph
 from fairdeploy.compaction.trace import trace
 from fairdeploy.errors import CompactionError
 
+NOT_CLOSED = "zeros in no parameter close it: it is computed from parameters anew in every pass"
 Masks = Mapping[str, NDArray[np.bool_]]
 
 
@@ -159,7 +160,7 @@ def groups_of(labelled: LabelledGraph) -> tuple[ChannelGroup, ...]:
             name,
             len(roots),
             tuple(members[number]),
-            reason,
+            reason if members[number] or reason else NOT_CLOSED,
             shapes.get(keys[number], (len(roots),)),
             keys[number] in even,
         )

@@ -55,7 +55,11 @@ class Surgery:
     @property
     def groups(self) -> dict[str, int]:
         """Numbers of groups that convolutions are left with, by the names of their weights."""
-        convolutions = [(node, new) for node, new in self.arguments.items() if ops.is_convolution(node)]
+        convolutions = [
+            (node, new)
+            for node, new in self.arguments.items()
+            if ops.is_convolution(node) and ops.argument(node, 1, "weight").op == "get_attr"
+        ]
         return {
             str(ops.argument(node, 1, "weight").target): ops.groups_given(new.args, new.kwargs)
             for node, new in convolutions

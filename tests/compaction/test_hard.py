@@ -18,7 +18,6 @@ from .hard import (  # noqa: F401
     NARROW,
     depends_on_input,
     exported_once,
-    one_thread,
     outputs,
     rectangular,
     rows_for,
@@ -75,13 +74,6 @@ STAYS = {
 
 
 # Failures that are open, and why.
-OPEN = {
-    "old_weight_norm-groups": "a group whose zeros no parameter can hold (a direction has a norm) is called prunable",
-    **{f"casts-{style}": "type_as is followed as if its second operand were read" for style in STYLES},
-    **{f"in_place-{style}": "copy into a constant that was made smaller does not broadcast" for style in STYLES},
-}
-
-
 def digest(model: nn.Module) -> str:
     found = hashlib.sha256()
     for key, value in model.state_dict().items():
@@ -114,10 +106,9 @@ def cases() -> list[object]:
         "channel_shuffle",
     }
     return [
-        pytest.param(name, style, id=key, marks=pytest.mark.xfail(key in OPEN, reason=OPEN.get(key, ""), strict=True))
+        pytest.param(name, style, id=f"{name}-{style}")
         for name in HARD
         for style in STYLES
-        for key in [f"{name}-{style}"]
         if style != "ragged" or any(name.startswith(start) for start in starts)
     ]
 

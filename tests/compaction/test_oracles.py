@@ -23,7 +23,6 @@ from fairdeploy.graphs import load_graph, save_graph
 
 from .hard import (  # noqa: F401
     depends_on_input,
-    one_thread,
     outputs,
     rectangular,
     rows_for,
