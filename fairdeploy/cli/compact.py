@@ -42,6 +42,9 @@ def compact(
     out: Annotated[
         Path | None, Parameter(name=["--out", "-o"], help="Folder for the graph, its weights, record and picture.")
     ] = None,
+    wide_layer_norm: Annotated[
+        bool, Parameter(negative="", help="Let channels under layer norms go too; the norms get slower.")
+    ] = False,
     directory: Annotated[
         Path, Parameter(name=["--directory", "-C"], help="Folder that MODEL is imported from.")
     ] = Path(),
@@ -63,7 +66,7 @@ def compact(
         given = given_rows(network, input, rows)
         chosen = None if masks is None else read_masks(masks)
     with _timed("compact", quiet=quiet), redirect_stdout(sys.stderr):
-        found = remove(network, given.inputs, chosen, check_inputs=given.inputs)
+        found = remove(network, given.inputs, chosen, check_inputs=given.inputs, wide_layer_norm=wide_layer_norm)
     real_rows = min(len(given.inputs[0]), max(found.proof.batch_sizes)) if given.real else None
     if out is not None:
         _write(found, out, model, real_rows)

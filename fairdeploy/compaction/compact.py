@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,8 +22,8 @@ from fairdeploy.compaction.plan import Plan, plan
 from fairdeploy.compaction.precision import double, dtypes_of, restore
 from fairdeploy.compaction.proof import Expected, Proof, check_inputs_for
 from fairdeploy.compaction.surgery import Surgery, carry_out, prepare
-from fairdeploy.compaction.trace import stored, trace
-from fairdeploy.errors import CompactionError
+from fairdeploy.compaction.trace import BATCH, exported, rows_of, stored, trace
+from fairdeploy.errors import CompactionError, FairdeployError
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class CompactModel:
     graph_module : GraphModule
         The compacted graph (evaluation only).
     not_own_class : str, optional
-        Why `module` is the graph, which cannot be trained; None where it is the user's class, which can.
+        Why `module` is the graph (`trainable` says how to train it); None where it is the user's class.
     macs_before, macs_after, parameters_before, parameters_after, bytes_before, bytes_after : int
         MACs are for one row of input; bytes are those of parameters and buffers.
     removed : dict of str to (int, int)
@@ -68,6 +69,10 @@ class CompactModel:
     example_inputs: tuple[Tensor, ...] = field(repr=False)
     masked: nn.Module | None = field(repr=False)
     wide_layer_norm: bool = field(repr=False)
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Call `module`."""
+        return self.module(*inputs)
 
     def trainable(self) -> nn.Module:
         """Return the network to fine-tune: `module`, or a graph of its own with batch statistics and dropout.
@@ -101,7 +106,7 @@ class CompactModel:
         restore(graph, dtypes_of(self.masked, dtypes))
         return graph
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: str | Path) -> None:
         """Write the network as it is now, fine-tuned or not, for `load_graph`; and `compaction.json` beside it.
 
         What it computes in evaluation mode is written as a graph; the record is that of the compaction.
@@ -112,6 +117,8 @@ class CompactModel:
             If it cannot be exported or written as a graph; nothing is written then.
         """
         from fairdeploy.graphs import save_graph
+
+        directory = Path(directory)
 
         tuned = self.module if self.masked is None else vars(self).get("_training_graph")
         save_graph(self.graph_module if tuned is None else _evaluation_graph(tuned, self.example_inputs), directory)
@@ -167,7 +174,15 @@ def compact(
     if isinstance(model, ExportedProgram):
         model = model.module(check_guards=False)
     with torch.no_grad():
-        return _compact(model, example_inputs, masks, check_inputs, wide_layer_norm)
+        try:
+            return _compact(model, example_inputs, masks, check_inputs, wide_layer_norm)
+        except FairdeployError:
+            raise
+        except Exception as error:  # an operation or a use of one that no rule foresaw
+            raise CompactionError(
+                f"{type(model).__name__} holds something that compaction does not follow: {type(error).__name__}: "
+                f"{error}; nothing was changed, and a report of it is welcome"
+            ) from error
 
 
 def _compact(
@@ -180,8 +195,11 @@ def _compact(
     rows = check_inputs_for(example_inputs, check_inputs)
     labelled = label_graph(trace(model, example_inputs, wide_layer_norm=wide_layer_norm))
     masked = model if masks is None else apply_masks(model, groups_of(labelled), masks)
-    expected = Expected.of(double(private_copy(masked).eval()), rows)
     plain = baked(double(private_copy(masked).eval()))
+    for name, parameter in plain.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise CompactionError(f"parameter '{name}' is not finite: it holds NaN or infinity")
+    expected = Expected.of(double(private_copy(masked).eval()), rows)
     _load(labelled, plain)
     removal = plan(labelled)
     surgery = prepare(labelled, removal)
@@ -216,11 +234,9 @@ def _compact(
 
 
 def _evaluation_graph(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModule:
-    """Return what a network computes in evaluation mode, with its own dtypes and only tensors that are read."""
-    traced = trace(module, example_inputs)
-    graph = traced.graph_module
+    """Return what a network computes in evaluation mode, operation by operation, with only tensors that are read."""
+    graph = exported(module, tuple(rows_of(value, BATCH) for value in example_inputs))
     carry_out(graph, Surgery({}))
-    restore(graph, dtypes_of(module, traced.dtypes))
     return graph
 
 
@@ -248,6 +264,8 @@ def _own_class(
     name, evaluated = type(plain).__name__, labelled.trace.evaluated.names
     if surgery.added:
         return None, f"{name} has no place for the constants that removed channels leave at padded borders"
+    if surgery.replaced:
+        return None, f"{name} would go on computing what does not depend on its input"
     if recomputed:
         raw = evaluated[recomputed[0]] or recomputed[0]
         return None, f"{name} computes '{raw}' anew from parameters that are no smaller"

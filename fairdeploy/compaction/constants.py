@@ -18,11 +18,14 @@ class Evaluated:
 
     Attributes
     ----------
+    dtypes : dict of str to dtype
+        What they are where the network is not in float64.
     names : dict of str to (str or None)
         The stored tensors, each with the parameter of the same shape that it was computed from.
     """
 
     names: dict[str, str | None]
+    dtypes: dict[str, torch.dtype]
     _program: fx.GraphModule
     _into: fx.GraphModule
 
@@ -78,6 +81,7 @@ def evaluate_constants(graph_module: fx.GraphModule) -> Evaluated:
     with torch.no_grad():
         values = evaluator() if found else ()
     names: dict[str, str | None] = {}
+    dtypes: dict[str, torch.dtype] = {}
     for node, value in zip(found, values, strict=True):
         if not isinstance(value, Tensor):
             continue
@@ -88,10 +92,10 @@ def evaluate_constants(graph_module: fx.GraphModule) -> Evaluated:
             new = graph.get_attr(name)
         new.meta["val"] = node.meta["val"]
         node.replace_all_uses_with(new)
-        names[name] = raw
+        names[name], dtypes[name] = raw, node.meta["val"].dtype
     graph.eliminate_dead_code()
     graph_module.recompile()
-    return Evaluated(names, evaluator, graph_module)
+    return Evaluated(names, dtypes, evaluator, graph_module)
 
 
 def _same_shape(node: fx.Node, value: Tensor, constant: set[fx.Node], graph_module: fx.GraphModule) -> str | None:

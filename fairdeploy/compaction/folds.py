@@ -8,6 +8,7 @@ is the same at every place. At a border that is padded with zeros it is not: the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +59,8 @@ class Folds:
                 first, second = node.args[-2:]
                 gone = at.gone(first, len(labelled.shapes[first]) - 1)  # type: ignore[index]
                 if gone is not None:
-                    _add(folds, at, node, torch.matmul(gone, values[second]))  # type: ignore[index]
+                    scale: Any = node.kwargs.get("alpha", 1)
+                    _add(folds, at, node, torch.matmul(gone, values[second]) * scale)  # type: ignore[index]
             elif node.target in ops.EINSUM:
                 _einsum(folds, at, node)
             elif node.target in ops.TOTAL:
@@ -182,19 +184,31 @@ def _carried(at: _At, node: fx.Node, source: fx.Node, weight: fx.Node, gone: Ten
 def _einsum(folds: Folds, at: _At, node: fx.Node) -> None:
     inputs, _, result = str(node.args[0]).replace(" ", "").partition("->")
     terms, operands = inputs.split(","), list(node.args[1])  # type: ignore[arg-type]
-    if len(terms) != 2:
-        return
-    dims = [dim for dim, letter in enumerate(terms[0]) if letter in terms[1] and letter not in result]
-    gone = at.gone(operands[0], *dims)
-    if gone is not None:
+    dims = [[dim for dim, letter in enumerate(term) if letter not in result] for term in terms]
+    shared = len(terms) == 2 and {terms[0][dim] for dim in dims[0]} == {terms[1][dim] for dim in dims[1]}
+    gone = at.gone(operands[0], *dims[0])
+    if shared and gone is not None:
         _add(folds, at, node, torch.einsum(str(node.args[0]), [gone, at.values[operands[1]]]))
+    elif not shared:
+        for operand, contracted in zip(operands, dims, strict=True):
+            if at.gone(operand, *contracted) is not None:
+                _keep(folds, at, operand, contracted, f"{ops.title(node)} '{node.args[0]}' adds its constant up")
+
+
+def _keep(folds: Folds, at: _At, source: fx.Node, dims: Sequence[int], why: str) -> None:
+    """Let the removed channels of some dimensions stay."""
+    for block in at.labelled.blocks[source]:
+        if set(block.dims) & set(dims):
+            folds.unfoldable.update(dict.fromkeys(block.ids[~at.stays[block.ids]].ravel().tolist(), why))
 
 
 def _total(folds: Folds, at: _At, node: fx.Node) -> None:
     source = node.all_input_nodes[0]
     dims = ops.dims_of(node, len(at.labelled.shapes[source]))
     gone = at.gone(source, *dims)
-    if gone is not None:
+    if gone is not None and not gone.is_floating_point():
+        _keep(folds, at, source, sorted(dims), f"{ops.title(node)} counts it")
+    elif gone is not None:
         _add(folds, at, node, gone.sum(sorted(dims)).reshape(at.labelled.shapes[node]))
 
 

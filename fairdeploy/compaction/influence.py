@@ -36,7 +36,11 @@ class Influences:
 
     def influence(self, node: fx.Node, of: Of) -> Tensor:
         """Return what reaches a node's result from the influence `of` its operands."""
-        target = node.target
+        target, sources = node.target, node.all_input_nodes
+        if target in ops.ELEMENTWISE and any(isinstance(self.values[s], int | float) for s in sources):
+            return _everything(self, node, of) + 1.0  # a number that comes from the batch size or from the data
+        if target in _BY_VECTORS and any(bool(self.taint[s].any()) for s in sources[1:] if s in self.taint):
+            return _everything(self, node, of)
         rule = next((rule for family, rule in _RULES if target in family), _everything)
         return rule(self, node, of)
 
@@ -99,8 +103,14 @@ def _elementwise(at: Influences, node: fx.Node, of: Of) -> Tensor:
 
 def _uniform(at: Influences, node: fx.Node, of: Of) -> Tensor:
     """Tensors made of one value, which may be a tensor itself; what they are shaped like does not matter."""
-    values = [arg for arg in node.args[1:] if isinstance(arg, fx.Node) and arg in at.taint]
-    return _sum((of(value) for value in values), at.shape(node))
+    values = [arg for arg in (*node.args[1:], *node.kwargs.values()) if isinstance(arg, fx.Node)]
+    total = _sum((of(value) for value in values if value in at.taint), at.shape(node))
+    return total + 1.0 if any(value not in at.taint for value in values) else total
+
+
+def _numbered(at: Influences, node: fx.Node, of: Of) -> Tensor:
+    """Numbers in a row (arange): constant unless their bounds are computed."""
+    return torch.full((), float(bool(node.all_input_nodes))).expand(at.shape(node))
 
 
 def _copy(at: Influences, node: fx.Node, of: Of) -> Tensor:
@@ -109,7 +119,7 @@ def _copy(at: Influences, node: fx.Node, of: Of) -> Tensor:
 
 def _multiply(at: Influences, node: fx.Node, of: Of) -> Tensor:
     first, second = node.args[:2]
-    if isinstance(first, fx.Node) and isinstance(second, fx.Node):
+    if isinstance(first, fx.Node) and isinstance(second, fx.Node) and first in at.taint and second in at.taint:
         return at.product(torch.mul, first, second, of).expand(at.shape(node))
     return _elementwise(at, node, of)
 
@@ -145,16 +155,17 @@ def _weighted(at: Influences, node: fx.Node, of: Of) -> Tensor:
 def _matmul(at: Influences, node: fx.Node, of: Of) -> Tensor:
     """Like any product; weights that add up to one give back a constant that is the same at every place."""
     first, second = ops.factors(node)
-    if _adds_up_to_one(first):
+    if _adds_up_to_one(at, first) and at.values[second].ndim > 1:
         same = at.nonzero(second) * at.varying(second, -2)
-        return torch.matmul(of(first), same) + torch.matmul(at.nonzero(first), of(second))
-    result = at.product(torch.matmul, first, second, of)
+        result = torch.matmul(of(first), same) + torch.matmul(at.nonzero(first), of(second))
+    else:
+        result = at.product(torch.matmul, first, second, of)
     return result + of(node.args[0]) if node.target in ops.ADD_MATMUL else result  # type: ignore[arg-type]
 
 
-def _adds_up_to_one(node: Any) -> bool:
+def _adds_up_to_one(at: Influences, node: Any) -> bool:
     """Return whether a tensor is a softmax along its last dimension."""
-    while node.target in ops.SAME:
+    while node.target in ops.SAME and at.values[node].is_floating_point():
         node = node.args[0]
     return node.target in ops.SOFTMAX and node.args[1] == -1
 
@@ -266,8 +277,10 @@ def _everything(at: Influences, node: fx.Node, of: Of) -> Tensor:
     return total.expand(at.shape(node))
 
 
+_BY_VECTORS = ops.BATCH_NORM | ops.INSTANCE_NORM | ops.LAYER_NORM | ops.GROUP_NORM | ops.PRELU
 _RULES: tuple[tuple[Any, Rule], ...] = (
-    (ops.UNIFORM | ops.CREATE | ops.FILLED, _uniform),
+    (ops.UNIFORM | ops.FILLED, _uniform),
+    (ops.CREATE, _numbered),
     ({ops.aten.copy.default}, _copy),
     (ops.MULTIPLY, _multiply),
     (ops.DIVIDE, _divide),

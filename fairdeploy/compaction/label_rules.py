@@ -33,12 +33,12 @@ def _unknown(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     culprit = node
     while culprit.target is ops.getitem and isinstance(culprit.args[0], fx.Node):
         culprit = culprit.args[0]
-    if any(labelled.blocks.get(source) for source in node.all_input_nodes):
-        labelled.unknown.setdefault(ops.title(culprit))
     return _pin_operands(labelled, node, f"{ops.title(culprit)} has no rule")
 
 
 def _pin_operands(labelled: LabelledGraph, node: fx.Node, reason: str) -> Blocks:
+    if reason.endswith("has no rule") and any(labelled.blocks.get(source) for source in node.all_input_nodes):
+        labelled.unknown.setdefault(reason.removesuffix(" has no rule"))
     for source in node.all_input_nodes:
         for block in labelled.blocks.get(source, ()):
             labelled.labels.pin(block.ids, reason)
@@ -367,7 +367,7 @@ def run_on(values: dict[fx.Node, Any], node: fx.Node, source: fx.Node, replaceme
 
     function: Any = torch.reshape if node.target in ops.VIEW else node.target
     args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
-    if node.target in ops.PAD and ops.argument(node, 2, "mode", "constant") == "constant":
+    if node.target in ops.PAD and ops.pads_constant(node):
         args, kwargs = args[:2], {}
     result: Tensor = function(*args, **kwargs)
     return result

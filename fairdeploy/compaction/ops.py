@@ -112,6 +112,11 @@ def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
     return node.kwargs.get(name, default)
 
 
+def pads_constant(node: Node) -> bool:
+    """Return whether a padding puts one value around."""
+    return node.target is aten.constant_pad_nd.default or argument(node, 2, "mode", "constant") == "constant"
+
+
 def places(node: Node) -> int:
     """Return how many dimensions at the end a pooling, padding or upsampling works on: its name says so."""
     return int(re.search(r"(\d)d", str(node.target))[1])  # type: ignore[index]

@@ -62,8 +62,10 @@ def plan(labelled: LabelledGraph) -> Plan:
     values = labelled.trace.run()
     graph = labelled.trace.graph_module.graph
     known = dependence(graph, values)
+    _check_connected(labelled, known)
     replaced = _replaceable(labelled, known, values)
     surviving = _surviving(graph, replaced)
+    computed = [node for node in surviving if node not in replaced]
     channels = labelled.channels
     blocks = [block for node in surviving for block in labelled.blocks.get(node, ())]
     dimensions = list({block.ids.tobytes(): block.ids for block in blocks}.values())
@@ -72,7 +74,7 @@ def plan(labelled: LabelledGraph) -> Plan:
     because: dict[int, str] = {}
     while True:
         closure.close(kept, because)
-        folds = Folds.of(labelled, known, values, surviving, kept[channels.root])
+        folds = Folds.of(labelled, known, values, computed, kept[channels.root])
         returned = folds.unfoldable | folds.carriers
         if returned:
             because.update({int(channels.root[label]): why for label, why in returned.items()})
@@ -91,6 +93,25 @@ def plan(labelled: LabelledGraph) -> Plan:
             continue
         widened = _widened(values, selections)
         return Plan(stays, because, selections, arguments, replaced, widened, folds)
+
+
+def _check_connected(labelled: LabelledGraph, known: Dependence) -> None:
+    """Refuse a network in which nothing of the input reaches an output, naming the layers that cut it through."""
+    graph = labelled.trace.graph_module.graph
+    outputs = [source for node in graph.nodes if node.op == "output" for source in node.all_input_nodes]
+    if not outputs or any(source not in known.taint or not known.constant(source) for source in outputs):
+        return
+    cut = [
+        str(weight.target)
+        for node in graph.nodes
+        if ops.weighted(node) and known.constant(node) and not known.constant(node.all_input_nodes[0])
+        for weight in [ops.weighted(node)[1]]  # type: ignore[index]
+    ]
+    where = f" ({', '.join(repr(name) for name in cut[:3])} lets nothing through)" if cut else ""
+    raise CompactionError(
+        f"the masks cut the network through: no output depends on the input any more{where}, so equal outputs would "
+        "prove nothing; keep at least one channel on every path"
+    )
 
 
 def _busy(labelled: LabelledGraph, known: Dependence, surviving: list[fx.Node]) -> Kept:

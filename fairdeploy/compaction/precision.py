@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,6 +65,17 @@ def restore(module: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
 def _cast(node: fx.Node, old: torch.dtype, new: torch.dtype) -> None:
     node.args = tuple(new if arg is old else arg for arg in node.args)
     node.kwargs = {name: new if arg is old else arg for name, arg in node.kwargs.items()}
+
+
+@contextmanager
+def double_by_default() -> Iterator[None]:
+    """Let tensors that are made without a dtype, and quotients of integers, be float64."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 class InDouble(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from fairdeploy.compaction import ops
 from fairdeploy.compaction.graph_labels import LabelledGraph
+from fairdeploy.compaction.label_rules import run_on
 from fairdeploy.compaction.selection import Selection, shape_after, take
 
 Selections = dict[fx.Node, tuple[Selection, ...]]
@@ -83,14 +84,20 @@ def rewritten(
 
 
 def _check(at: _At, new: Arguments) -> None:
-    def value(other: fx.Node) -> Any:
-        whole = at.values[other]
-        return take(whole, at.selections[other]) if other in at.selections and isinstance(whole, Tensor) else whole
+    """Run the operation, old and new, on numbers that are all different."""
+    source = at.source
+    numbers = torch.arange(at.values[source].numel(), dtype=torch.float64).reshape(at.values[source].shape)
+    expected = take(run_on(at.values, at.node, source, numbers), at.selections[at.node])
 
-    expected = take(at.values[at.node], at.selections[at.node])
+    def value(other: fx.Node) -> Any:
+        return take(numbers, at.selections[source]) if other is source else at.values[other]
+
     try:
-        function = torch.reshape if at.node.target in ops.VIEW else at.node.target
-        found = function(*fx.map_arg(new.args, value), **fx.map_arg(new.kwargs, value))  # type: ignore[operator]
+        function: Any = torch.reshape if at.node.target in ops.VIEW else at.node.target
+        args, kwargs = fx.map_arg(new.args, value), fx.map_arg(new.kwargs, value)
+        if at.node.target in ops.PAD and ops.pads_constant(at.node):
+            args, kwargs = args[:2], {}
+        found = function(*args, **kwargs)
     except (RuntimeError, IndexError) as error:
         raise NotRewritten(at.node) from error
     if found.shape != expected.shape or not torch.equal(found, expected):

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import SymInt, Tensor, fx
 
+from fairdeploy.errors import CompactionError
+
 
 class Shapes(dict[fx.Node, tuple[int, ...]]):
     """Shapes by node; nodes that were added since are looked up when they are asked for."""
@@ -25,7 +27,11 @@ def shapes_of(graph: fx.Graph) -> Shapes:
 
 def number(size: int | SymInt) -> int:
     """Return a size as it was in the export."""
-    return int(size.node.hint) if isinstance(size, SymInt) else int(size)
+    if not isinstance(size, SymInt):
+        return int(size)
+    if size.node.hint is None:
+        raise CompactionError("a tensor's size depends on the data, which no smaller graph can follow")
+    return int(size.node.hint)
 
 
 def call(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> fx.Node:

@@ -92,7 +92,8 @@ def _nothing_added(labelled: LabelledGraph, plan: Plan) -> dict[fx.Node, fx.Node
         for user in node.users:
             others = [arg for arg in user.args if isinstance(arg, fx.Node) and arg is not node]
             alone = user.target is ops.aten.add.Tensor and not user.kwargs and len(others) == 1
-            if alone and labelled.shapes[others[0]] == labelled.shapes[user]:
+            same = [node.meta["val"].dtype for node in (user, *others)]
+            if alone and len(set(same)) == 1 and labelled.shapes[others[0]] == labelled.shapes[user]:
                 found[user] = others[0]
     return found
 
@@ -133,7 +134,12 @@ def _into_bias(labelled: LabelledGraph, surgery: Surgery, node: fx.Node, constan
         surgery.tensors[str(bias.target)] = surgery.tensors[str(bias.target)] + constant.flatten()
         return True
     name = f"{str(weight.target).rpartition('.')[0]}.bias".lstrip(".")
-    if not labelled.is_stored_once(weight) or weight.op != "get_attr" or _exists(labelled.trace.graph_module, name):
+    if (
+        name in surgery.tensors
+        or not labelled.is_stored_once(weight)
+        or weight.op != "get_attr"
+        or _exists(labelled.trace.graph_module, name)
+    ):
         return False
     outputs = surgery.tensors[str(weight.target)].shape[0 if node.target not in ops.TRANSPOSED else 1]
     if node.target in ops.TRANSPOSED and ops.groups_of(node) > 1:

@@ -80,15 +80,18 @@ def trace(
     """
     check_example_inputs(example_inputs)
     inputs = tuple(rows_of(example, BATCH) for example in example_inputs)
-    graph_module = _exported(model, inputs)
+    graph_module = exported(model, inputs)
     dtypes = {name: tensor.dtype for name, tensor in graph_module.state_dict().items()}
     double(graph_module)
     inputs = tuple(to_double(value) for value in inputs)
     canonicalise(graph_module)
-    return Trace(graph_module, inputs, dtypes, evaluate_constants(graph_module), wide_layer_norm)
+    evaluated = evaluate_constants(graph_module)
+    dtypes |= evaluated.dtypes
+    return Trace(graph_module, inputs, dtypes, evaluated, wide_layer_norm)
 
 
-def _exported(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
+def exported(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
+    """Export a copy of a model in evaluation mode, as a functional graph without assertions."""
     batch, name = torch.export.Dim("batch", min=1), type(model).__name__
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -99,6 +102,11 @@ def _exported(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) ->
                 baked(model).eval(), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
             )
             program: fx.GraphModule = model.run_decompositions({}).module(check_guards=False)
+            for node in list(program.graph.nodes):
+                if node.op == "call_function" and "assert" in str(node.target):
+                    program.graph.erase_node(node)
+            program.graph.eliminate_dead_code()
+            _check_pure(program, name)
             return program
     except CompactionError:
         raise
@@ -111,10 +119,21 @@ def _exported(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) ->
         ) from error
 
 
+def _check_pure(program: fx.GraphModule, name: str) -> None:
+    """Refuse a network that remembers: what it computes depends on how often it ran."""
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if node.op == "call_function" and schema is not None and schema.is_mutable:
+            raise CompactionError(
+                f"{name}.forward writes to '{node.args[0].target}' in every pass, so its outputs are not a function of "
+                "its inputs; compact a network that does not"
+            )
+
+
 def _sentence(error: BaseException) -> str:
     """Return what torch said, on one line, without its advice on logging."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "TORCH_LOGS" not in line]
-    return " ".join(lines)[:400] or type(error).__name__
+    return " ".join(lines[:3])[:300].partition(" If you suspect")[0] or type(error).__name__
 
 
 def _user_line(error: BaseException) -> str:

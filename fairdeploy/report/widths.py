@@ -78,6 +78,9 @@ def sentences(found: CompactModel, *, real_rows: int | None) -> list[str]:
         f"batch sizes {' and '.join(map(str, proof.batch_sizes))}, on {rows}. Another row changes them by "
         f"{words.percent(proof.sensitivity)}, so that equality says something."
     ]
+    if proof.still_outputs:
+        places = ", ".join(str(place) for place in proof.still_outputs)
+        said.append(f"Outputs that did not change with the rows, counted from 0: {places}; of these it says nothing.")
     if all(before == after for before, after in found.removed.values()):
         said.append(
             "Nothing was removed: no channel is switched off. Zeros in the parameters switch channels off, or masks."

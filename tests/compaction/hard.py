@@ -987,7 +987,7 @@ def rectangular(group: ChannelGroup, rng: np.random.Generator) -> np.ndarray[Any
 @pytest.fixture(scope="module", autouse=True)
 def exported_once() -> Iterator[None]:
     """Let the styles of a network share its export, which does not depend on the values of its weights."""
-    exported, known = tracing._exported, {}
+    exported, known = tracing.exported, {}
 
     def once(model: nn.Module, *inputs: object) -> fx.GraphModule:
         case = vars(model).get("case")
@@ -1001,5 +1001,5 @@ def exported_once() -> Iterator[None]:
             return copy.deepcopy(known[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracing, "_exported", once)
+        patch.setattr(tracing, "exported", once)
         yield
