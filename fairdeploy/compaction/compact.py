@@ -45,6 +45,8 @@ class CompactModel:
         Channels of each group before and after.
     kept_because : dict of str to str
         Groups with channels that carry no information and are kept all the same, with the reason.
+    whole : dict of str to str
+        Groups that stay whole whatever the masks say, with the reason.
     unknown_ops : tuple of str
         Operations that no rule follows: what they touch stayed whole.
     proof : Proof
@@ -64,6 +66,7 @@ class CompactModel:
     bytes_after: int
     removed: Mapping[str, tuple[int, int]]
     kept_because: Mapping[str, str]
+    whole: Mapping[str, str]
     unknown_ops: tuple[str, ...]
     proof: Proof
     example_inputs: tuple[Tensor, ...] = field(repr=False)
@@ -225,6 +228,7 @@ def _compact(
         bytes_after=count_bytes(module),
         removed=_widths(labelled, removal),
         kept_because=_reasons(labelled, removal),
+        whole={name: reason for name, (_, reason) in channels_by_group(labelled).items() if reason is not None},
         unknown_ops=tuple(labelled.unknown),
         proof=proof,
         example_inputs=example_inputs,

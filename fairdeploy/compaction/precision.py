@@ -31,6 +31,9 @@ def double(module: nn.Module) -> nn.Module:
             found = [
                 arg for arg in (*node.args, *node.kwargs.values()) if isinstance(arg, torch.dtype) and arg in _NARROW
             ]
+            if not found and _makes_by_default(node):
+                node.kwargs = {**node.kwargs, "dtype": node.meta["val"].dtype}
+                found = [node.meta["val"].dtype]
             if found:
                 node.meta["dtype"] = found[0]
                 _cast(node, found[0], torch.float64)
@@ -60,6 +63,16 @@ def restore(module: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
             if "dtype" in node.meta:
                 _cast(node, torch.float64, node.meta["dtype"])
         module.recompile()
+
+
+def _makes_by_default(node: fx.Node) -> bool:
+    """Return whether a node makes a floating tensor from no other, without saying its dtype."""
+    schema, value = getattr(node.target, "_schema", None), node.meta.get("val")
+    if schema is None or not isinstance(value, Tensor) or not value.is_floating_point():
+        return False
+    others = [other for other in node.all_input_nodes if isinstance(other.meta.get("val"), Tensor)]
+    takes = any(argument.name == "dtype" for argument in schema.arguments)
+    return takes and not others and value.dtype in _NARROW and node.kwargs.get("dtype") is None
 
 
 def _cast(node: fx.Node, old: torch.dtype, new: torch.dtype) -> None:
