@@ -45,7 +45,7 @@ RUNS: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "times batch size": lambda m, x: m.b(hidden(m, x)) + m.c(x) * (x.shape[0] * torch.ones(3)),
     "filled": lambda m, x: m.b(hidden(m, x)) + m.c(x) * torch.fill(torch.zeros(3), torch.relu(x.mean() - 100)),
     "added to a softmax": lambda m, x: (
-        torch.addmm(torch.relu(m.b(m.a(x)) - 1000), torch.softmax(m.c(x), -1), torch.ones(3, 3)) + m.d(x)[:, :3]
+        torch.addmm(torch.relu(m.b(m.a(x)) - 1000), torch.softmax(m.c(x), -1), torch.ones(3, 3).to(x)) + m.d(x)[:, :3]
     ),
     "slopes": lambda m, x: F.prelu(m.c(x), torch.relu(m.b(hidden(m, x)).mean(0) - 1000) + 0.2),
     "shifts": lambda m, x: F.layer_norm(m.c(x), (3,), None, torch.relu(m.b(torch.relu(m.d(x))).mean(0) - 100)),
