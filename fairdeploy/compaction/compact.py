@@ -25,6 +25,8 @@ from fairdeploy.compaction.surgery import Surgery, carry_out, prepare
 from fairdeploy.compaction.trace import BATCH, exported, rows_of, stored, trace
 from fairdeploy.errors import CompactionError, FairdeployError
 
+Groups = Mapping[str, tuple[list[int], str | None]]
+
 
 @dataclass(frozen=True)
 class CompactModel:
@@ -215,20 +217,21 @@ def _compact(
     for network in (graph, own):
         if network is not None:
             restore(network, dtypes)
-    module = graph if own is None else own
+    module, before = graph if own is None else own, baked(model)
+    groups = channels_by_group(labelled)
     return CompactModel(
         module=module,
         graph_module=graph,
         not_own_class=why_not,
         macs_before=count_macs(model, example_inputs),
         macs_after=count_macs(graph, example_inputs),
-        parameters_before=count_parameters(baked(model)),
+        parameters_before=count_parameters(before),
         parameters_after=count_parameters(module),
-        bytes_before=count_bytes(baked(model)),
+        bytes_before=count_bytes(before),
         bytes_after=count_bytes(module),
-        removed=_widths(labelled, removal),
-        kept_because=_reasons(labelled, removal),
-        whole={name: reason for name, (_, reason) in channels_by_group(labelled).items() if reason is not None},
+        removed=_widths(groups, removal),
+        kept_because=_reasons(groups, removal),
+        whole={name: reason for name, (_, reason) in groups.items() if reason is not None},
         unknown_ops=tuple(labelled.unknown),
         proof=proof,
         example_inputs=example_inputs,
@@ -284,8 +287,7 @@ def _own_class(
     return own, None
 
 
-def _widths(labelled: LabelledGraph, removal: Plan) -> dict[str, tuple[int, int]]:
-    groups = channels_by_group(labelled)
+def _widths(groups: Groups, removal: Plan) -> dict[str, tuple[int, int]]:
     return {
         name: (len(roots), int(removal.stays[roots].sum()))
         for name, (roots, reason) in groups.items()
@@ -293,9 +295,9 @@ def _widths(labelled: LabelledGraph, removal: Plan) -> dict[str, tuple[int, int]
     }
 
 
-def _reasons(labelled: LabelledGraph, removal: Plan) -> dict[str, str]:
+def _reasons(groups: Groups, removal: Plan) -> dict[str, str]:
     reasons: dict[str, str] = {}
-    for name, (roots, _) in channels_by_group(labelled).items():
+    for name, (roots, _) in groups.items():
         counts: dict[str, int] = {}
         for root in roots:
             if root in removal.kept_because:

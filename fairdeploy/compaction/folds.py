@@ -20,7 +20,7 @@ from fairdeploy.compaction import ops, recurrent
 from fairdeploy.compaction.closure import Kept
 from fairdeploy.compaction.dependence import Dependence
 from fairdeploy.compaction.graph_labels import LabelledGraph
-from fairdeploy.compaction.labels import Block
+from fairdeploy.compaction.labels import Block, ids_over
 from fairdeploy.compaction.moves import spread
 
 CARRIER = "it carries the constants of removed channels to a border that is padded with zeros"
@@ -149,7 +149,7 @@ def _uniform(at: _At, source: fx.Node) -> tuple[Tensor, Tensor]:
 
 def _carrier(folds: Folds, at: _At, node: fx.Node, source: fx.Node, gone: Tensor) -> int | None:
     """Return the channel that carries the removed ones (-1: none can), or None while it has to be kept first."""
-    ids = next((block.ids for block in at.labelled.blocks[source] if block.dims == (1,)), None)
+    ids = ids_over(at.labelled.blocks[source], 1)
     weight = node.args[1]
     if ids is None or not at.labelled.is_stored_once(weight):  # type: ignore[arg-type]
         return -1
@@ -215,12 +215,12 @@ def _total(folds: Folds, at: _At, node: fx.Node) -> None:
 def _attention(folds: Folds, at: _At, node: fx.Node) -> None:
     """Scores that lose the same everywhere give the same weights; others have to stay."""
     query, key = node.args[:2]
-    gone = at.gone(query, len(at.labelled.shapes[query]) - 1)  # type: ignore[index]
+    last = len(at.labelled.shapes[query]) - 1  # type: ignore[index]
+    gone = at.gone(query, last)
     if gone is None:
         return
     lost = gone @ at.values[key].transpose(-1, -2)  # type: ignore[index]
     if bool(((lost - lost[..., :1]).abs() <= 1e-13 * lost.abs().amax()).all()):
         return
-    block = next(b for b in at.labelled.blocks[query] if len(at.labelled.shapes[query]) - 1 in b.dims)  # type: ignore[index]
     why = f"{ops.title(node)} '{node.name}' would lose a constant that differs from place to place"
-    folds.unfoldable.update(dict.fromkeys(block.ids[~at.stays[block.ids]].ravel().tolist(), why))
+    _keep(folds, at, query, [last], why)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from fairdeploy.compaction import ops, recurrent
 from fairdeploy.compaction.cells import Cell
 from fairdeploy.compaction.graph_labels import INPUT, WHOLE, Blocks, LabelledGraph
-from fairdeploy.compaction.labels import Block, Ids
+from fairdeploy.compaction.labels import Block, Ids, ids_over
 from fairdeploy.compaction.moves import keep_rectangular, moved
 from fairdeploy.compaction.relate import Letter, Lettered, Operand, emit, mix, relate
 
@@ -104,7 +104,7 @@ def _layer_norm(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     letters = range(len(labelled.shapes[source]))
     normalised = letters[-len(sizes) :]
     vectors = [(arg, normalised) for arg in node.args[2:4] if isinstance(arg, fx.Node)]
-    alone = len(normalised) == 1 and _over(labelled.blocks[source], letters[-1]) is not None
+    alone = len(normalised) == 1 and ids_over(labelled.blocks[source], letters[-1]) is not None
     wide = labelled.trace.wide_layer_norm and alone and node.target not in ops.RMS_NORM
     return _meet(labelled, node, [(source, letters), *vectors], letters, () if wide else normalised)
 
@@ -166,8 +166,8 @@ def _grouped(labelled: LabelledGraph, node: fx.Node, groups: int) -> Blocks:
     for block in labelled.blocks[source]:
         if block.dims != (1,):
             labels.pin(block.ids, reason)
-    inputs = _over(labelled.blocks[source], 1)
-    first, second = _over(labelled.blocks[weight], 0), _over(labelled.blocks[weight], 1)
+    inputs = ids_over(labelled.blocks[source], 1)
+    first, second = ids_over(labelled.blocks[weight], 0), ids_over(labelled.blocks[weight], 1)
     shape = labelled.shapes[weight]
     if first is None or (transposed and inputs is None) or not labelled.is_stored_once(weight):
         return _pin_operands(labelled, node, f"{ops.title(node)} with a computed weight or input has no rule")
@@ -193,11 +193,6 @@ def _grouped(labelled: LabelledGraph, node: fx.Node, groups: int) -> Blocks:
         for block in labelled.blocks[bias]:
             labels.unite(block.ids, outputs)
     return (Block((1,), outputs),)
-
-
-def _over(blocks: Blocks, dim: int) -> Ids | None:
-    """Return the labels of a dimension that is a block of its own."""
-    return next((block.ids for block in blocks if block.dims == (dim,)), None)
 
 
 def _matmul(labelled: LabelledGraph, node: fx.Node) -> Blocks:
@@ -273,7 +268,7 @@ def _col2im(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     """Let all places of a channel stay or go together."""
     source = node.all_input_nodes[0]
     channels = labelled.shapes[node][1]
-    ids = _over(labelled.blocks[source], 1)
+    ids = ids_over(labelled.blocks[source], 1)
     if ids is None or len(labelled.shapes[source]) != 3:
         return _pin_operands(labelled, node, f"{ops.title(node)} mixes it")
     places = ids.reshape(channels, -1)

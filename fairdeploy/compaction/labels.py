@@ -41,6 +41,11 @@ class Block:
     ids: Ids
 
 
+def ids_over(blocks: Iterable[Block], dim: int) -> Ids | None:
+    """Return the labels of a dimension that is a block of its own."""
+    return next((block.ids for block in blocks if block.dims == (dim,)), None)
+
+
 @dataclass(eq=False)
 class Grid:
     """Labels [rows, columns] that must stay rectangular: every row that stays keeps equally many columns.

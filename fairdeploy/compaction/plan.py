@@ -68,9 +68,8 @@ def plan(labelled: LabelledGraph) -> Plan:
     computed = [node for node in surviving if node not in replaced]
     channels = labelled.channels
     blocks = [block for node in surviving for block in labelled.blocks.get(node, ())]
-    dimensions = list({block.ids.tobytes(): block.ids for block in blocks}.values())
     kept = _busy(labelled, known, surviving) | (channels.reason >= 0)
-    closure = Closure.of(channels, labelled.labels.grids, dimensions)
+    closure = Closure.of(channels, labelled.labels.grids, [block.ids for block in blocks])
     because: dict[int, str] = {}
     while True:
         closure.close(kept, because)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from fairdeploy.compaction import ops
 from fairdeploy.compaction.cells import Cell
 from fairdeploy.compaction.graph_labels import INPUT, Blocks, LabelledGraph
-from fairdeploy.compaction.labels import Block, Ids
+from fairdeploy.compaction.labels import Block, Ids, ids_over
 from fairdeploy.compaction.relate import Operand, relate
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ FED_BACK = "it holds a constant that is fed back to units that stay"
 def labels_of(labelled: LabelledGraph, node: fx.Node) -> Blocks | None:
     """Return the labels of a call's state, uniting those of a unit; None where there is no rule."""
     cell = Cell.of(node)
-    rows = [_along(labelled, parameter, 0) for parameter in cell.parameters] if cell else []
+    rows = [ids_over(labelled.blocks[parameter], 0) for parameter in cell.parameters] if cell else []
     if cell is None or any(ids is None for ids in rows):
         return None
     labels = labelled.labels
@@ -49,7 +49,7 @@ def labels_of(labelled: LabelledGraph, node: fx.Node) -> Blocks | None:
     relate(labels, [*states, _operand(labelled, cell.fed_back, "gu")], frozenset(), GIVEN_STATE)
     if len(units) == 1:
         return ()
-    columns = _along(labelled, cell.fed_back, 1)
+    columns = ids_over(labelled.blocks[cell.fed_back], 1)
     if columns is None:
         return None
     labels.unite(units, columns)
@@ -62,10 +62,6 @@ def _operand(labelled: LabelledGraph, source: fx.Node, letters: str) -> Operand:
         labelled.blocks[source],
         tuple(letter if size > 1 else None for letter, size in zip(letters, sizes, strict=True)),
     )
-
-
-def _along(labelled: LabelledGraph, node: fx.Node, dim: int) -> Ids | None:
-    return next((block.ids for block in labelled.blocks[node] if block.dims == (dim,)), None)
 
 
 def influence_on_state(at: Influences, node: fx.Node, of: Of) -> Tensor:
@@ -115,14 +111,14 @@ def _carried(at: Influences, cell: Cell, read: Tensor) -> Tensor:
 def fold(folds: Folds, at: _At, node: fx.Node) -> None:
     """Take constants of removed inputs into the bias; keep what cannot be taken, and units that feed others."""
     cell = Cell.of(node)
-    rows = _along(at.labelled, cell.read, 0) if cell else None
+    rows = ids_over(at.labelled.blocks[cell.read], 0) if cell else None
     if cell is None or rows is None:
         return
     kept = torch.from_numpy(at.stays[rows])
     gone = at.gone(cell.source, 2)
     if gone is not None:
         _fold_inputs(folds, at, cell, gone, at.values[cell.read] * kept[:, None])
-    columns = _along(at.labelled, cell.fed_back, 1)
+    columns = ids_over(at.labelled.blocks[cell.fed_back], 1)
     if columns is not None:
         feeds = (at.values[cell.fed_back] * kept[:, None]).any(0)
         for value, taint in (
@@ -163,7 +159,7 @@ def costs(labelled: LabelledGraph, node: fx.Node) -> list[tuple[int, list[Ids]]]
     units = [root[block.ids] for block in labelled.blocks[node]]
     found = []
     for weight in (cell.read, cell.fed_back):
-        columns = _along(labelled, weight, 1)
+        columns = ids_over(labelled.blocks[weight], 1)
         rows = 1 if units else labelled.shapes[weight][0] // cell.gates
         whole = 1 if columns is not None else labelled.shapes[weight][1]
         found.append((places * rows * whole, [*units, *([] if columns is None else [root[columns]])]))
