@@ -45,16 +45,6 @@ def _pin_operands(labelled: LabelledGraph, node: fx.Node, reason: str) -> Blocks
     return ()
 
 
-def _operand(labelled: LabelledGraph, source: Any, letters: Sequence[Letter]) -> Operand:
-    """Return an operand with a letter for each dimension, counted from the last; none where it is broadcast."""
-    shape = labelled.shapes[source]
-    return Operand(labelled.blocks[source], _letters(shape, letters[len(letters) - len(shape) :]))
-
-
-def _letters(shape: tuple[int, ...], letters: Sequence[Letter]) -> tuple[Letter | None, ...]:
-    return tuple(letter if size != 1 else None for letter, size in zip(letters, shape, strict=True))
-
-
 def _meet(
     labelled: LabelledGraph,
     node: fx.Node,
@@ -63,7 +53,11 @@ def _meet(
     stiff: Sequence[Letter] = (),
 ) -> Blocks:
     """Relate operands, given with a letter for each of their dimensions, and return the result's blocks."""
-    lettered = [_operand(labelled, source, letters) for source, letters in operands if isinstance(source, fx.Node)]
+    lettered = [
+        Operand.of(labelled.blocks[source], labelled.shapes[source], letters)
+        for source, letters in operands
+        if isinstance(source, fx.Node)
+    ]
     given = any(isinstance(source, fx.Node) and source.op == "placeholder" for source, _ in operands)
     reason = INPUT if given else f"{ops.title(node)} mixes it"
     joined = relate(labelled.labels, lettered, frozenset(stiff), reason)
@@ -216,11 +210,9 @@ def _attention(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     scores: list[Letter] = [*outer, "to", "from"]
     operands = [(query, [*outer, "to", "dim"]), (key, [*outer, "from", "dim"])]
     operands.append((ops.argument(node, 3, "attn_mask"), scores))
-    weights = Operand(
-        _meet(labelled, node, operands, scores, ["from"]),
-        _letters(labelled.shapes[node][:-1], [*outer, "to"]),
-    )
-    values = _operand(labelled, value, [*outer, "from", "out"])
+    met = _meet(labelled, node, operands, scores, ["from"])
+    weights = Operand.of(met, labelled.shapes[node][:-1], [*outer, "to"])
+    values = Operand.of(labelled.blocks[value], labelled.shapes[value], [*outer, "from", "out"])  # type: ignore[index]
     joined = relate(labelled.labels, [weights, values], frozenset({"from"}), f"{ops.title(node)} mixes it")
     return emit(labelled.labels, joined, [*outer, "to", "out"])
 

@@ -57,11 +57,7 @@ def labels_of(labelled: LabelledGraph, node: fx.Node) -> Blocks | None:
 
 
 def _operand(labelled: LabelledGraph, source: fx.Node, letters: str) -> Operand:
-    sizes = labelled.shapes[source]
-    return Operand(
-        labelled.blocks[source],
-        tuple(letter if size > 1 else None for letter, size in zip(letters, sizes, strict=True)),
-    )
+    return Operand.of(labelled.blocks[source], labelled.shapes[source], letters)
 
 
 def influence_on_state(at: Influences, node: fx.Node, of: Of) -> Tensor:

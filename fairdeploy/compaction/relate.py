@@ -31,6 +31,12 @@ class Operand:
     blocks: tuple[Block, ...]
     letters: tuple[Letter | None, ...]
 
+    @staticmethod
+    def of(blocks: tuple[Block, ...], shape: tuple[int, ...], letters: Sequence[Letter]) -> Operand:
+        """Return an operand with a letter for each dimension, counted from the last; none where it is broadcast."""
+        own = letters[len(letters) - len(shape) :]
+        return Operand(blocks, tuple(letter if size != 1 else None for letter, size in zip(own, shape, strict=True)))
+
 
 def relate(labels: Labels, operands: Sequence[Operand], stiff: frozenset[Letter], reason: str) -> list[Lettered]:
     """Unite what meets along the same letters.
