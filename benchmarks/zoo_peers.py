@@ -56,8 +56,16 @@ def torch_pruning(model: nn.Module, example: Tensor, rows: Tensor) -> dict[str, 
     for key, rows_only in (("difference", False), ("difference_to_rows", True)):
         with torch.no_grad():
             want = _masked(model, survivors, rows_only).double()(rows)
-        found[key] = float((want - got).abs().max() / want.abs().max()) if got.shape == want.shape else None
+        found[key] = _apart(want, got)
     return found
+
+
+def _apart(want: Any, got: Any) -> float | None:
+    """Return the largest relative difference between two networks' outputs, or None where shapes differ."""
+    pairs = list(zip(pytree.tree_leaves(want), pytree.tree_leaves(got), strict=True))
+    if any(a.shape != b.shape for a, b in pairs):
+        return None
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
 
 
 def _masked(model: nn.Module, survivors: dict[str, Tensor], rows_only: bool) -> nn.Module:
@@ -111,11 +119,9 @@ def onnx(module: nn.Module, rows: Tensor) -> str:
             with torch.no_grad():
                 want = pytree.tree_leaves(module(rows[:size]))
             got = session.run(None, {session.get_inputs()[0].name: rows[:size].numpy()})
-            apart = max(
-                float((a - torch.from_numpy(b)).abs().max() / a.abs().max()) for a, b in zip(want, got, strict=True)
-            )
-            if not apart <= ONNX_TOLERANCE:
-                return f"differs by {apart:.1e} at batch {size}"
+            apart = _apart(want, [torch.from_numpy(value) for value in got])
+            if apart is None or not apart <= ONNX_TOLERANCE:
+                return f"differs by {apart} at batch {size}"
     except Exception as error:  # exporters raise anything, and wrap the reason
         reason: BaseException = error
         while reason.__cause__ is not None:

@@ -11,14 +11,16 @@ from torch import Tensor, fx
 from fairdeploy.compaction import ops
 from fairdeploy.compaction.cells import split_layers
 from fairdeploy.compaction.ops import argument, aten
-from fairdeploy.compaction.shapes import Shapes, call, shapes_of
+from fairdeploy.compaction.shapes import Shapes, call, numbers_along, shapes_of
+from fairdeploy.compaction.shuffles import pick_shuffled
 
 
 def canonicalise(graph_module: fx.GraphModule) -> None:
     """Rewrite a graph in place; it computes the same.
 
-    Nodes that return several tensors become nodes that return one, what does nothing goes, and a projection that
-    is viewed as several (queries, keys, values) becomes slices, so that their channels are apart.
+    Nodes that return several tensors become nodes that return one, what does nothing goes, a projection that is
+    viewed as several (queries, keys, values) becomes slices, so that their channels are apart, and so do shuffled
+    channels become picked ones (`fairdeploy.compaction.shuffles`).
     """
     graph = graph_module.graph
     split_layers(graph)
@@ -35,6 +37,7 @@ def canonicalise(graph_module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if node.target in ops.SELECT:
             _unpack(graph, node, shapes)
+    pick_shuffled(graph_module, shapes_of(graph))
     graph.eliminate_dead_code()
     graph_module.recompile()
 
@@ -64,12 +67,6 @@ def _rewritten(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> fx.Node | None
         cast = call(graph, aten._to_copy.default, (node.args[0],), {"dtype": torch.float64})
         cast.meta["dtype"] = _dtype(node.args[1])
         return cast
-    if node.target is aten.channel_shuffle.default:
-        source, groups = node.args
-        size, *rest = shapes[source][1:]  # type: ignore[index]
-        rows = call(graph, aten.reshape.default, (source, [-1, groups, size // groups, *rest]))  # type: ignore[operator]
-        columns = call(graph, aten.transpose.int, (rows, 1, 2))
-        return call(graph, aten.reshape.default, (columns, [-1, size, *rest]))
     if node.target is aten.glu.default:
         source, dim = node.args[0], int(argument(node, 1, "dim", -1)) % len(shapes[node])
         half = shapes[node][dim]
@@ -180,14 +177,14 @@ def _unpack(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> None:
         return numbers
 
     for place, size in enumerate(shapes[view]):
-        if size == 1 or not _varies_along(through(_numbers(shapes[view], place)), picked):
+        if size == 1 or not _varies_along(through(numbers_along(shapes[view], place)), picked):
             continue
         index %= size
         for dim, whole in enumerate(shapes[source]):
             piece = whole // size
             if whole % size or sizes[place] != size:  # type: ignore[index]
                 continue
-            inside = _numbers(shapes[source], dim).reshape(shapes[view]).select(place, index)
+            inside = numbers_along(shapes[source], dim).reshape(shapes[view]).select(place, index)
             if inside.numel() and int(inside.min()) == index * piece and int(inside.max()) == (index + 1) * piece - 1:
                 with graph.inserting_before(node):
                     new = call(graph, aten.slice.Tensor, (source, dim, index * piece, (index + 1) * piece))
@@ -198,12 +195,6 @@ def _unpack(graph: fx.Graph, node: fx.Node, shapes: Shapes) -> None:
                 node.replace_all_uses_with(new)
                 graph.erase_node(node)
                 return
-
-
-def _numbers(shape: tuple[int, ...], dim: int) -> Tensor:
-    """Return the index along one dimension, everywhere in a tensor of that shape."""
-    numbers = torch.arange(float(shape[dim]))
-    return numbers.reshape([-1 if d == dim else 1 for d in range(len(shape))]).expand(shape)
 
 
 def _varies_along(numbers: Tensor, dim: int) -> bool:

@@ -276,7 +276,8 @@ def _own_class(
     if recomputed:
         raw = evaluated[recomputed[0]] or recomputed[0]
         return None, f"{name} computes '{raw}' anew from parameters that are no smaller"
-    tensors = {name: tensor for name, tensor in surgery.tensors.items() if name not in evaluated}
+    held = dict(plain.named_parameters(remove_duplicate=False)) | dict(plain.named_buffers(remove_duplicate=False))
+    tensors = {n: tensor for n, tensor in surgery.tensors.items() if n in held or n in surgery.new_biases}
     try:
         own = put_back(plain, tensors, surgery.groups)
         expected.prove(own)

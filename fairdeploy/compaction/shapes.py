@@ -44,3 +44,9 @@ def call(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str, 
     with torch.no_grad():
         node.meta["val"] = target(*fx.map_arg(args, value), **fx.map_arg(kwargs or {}, value))
     return node
+
+
+def numbers_along(shape: tuple[int, ...], dim: int) -> Tensor:
+    """Return the index along one dimension, everywhere in a tensor of that shape."""
+    numbers = torch.arange(float(shape[dim]))
+    return numbers.reshape([-1 if d == dim else 1 for d in range(len(shape))]).expand(shape)

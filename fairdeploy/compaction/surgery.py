@@ -17,6 +17,7 @@ from fairdeploy.compaction.graph_labels import LabelledGraph
 from fairdeploy.compaction.plan import Plan
 from fairdeploy.compaction.rewrites import Arguments
 from fairdeploy.compaction.selection import take
+from fairdeploy.compaction.shuffles import shuffle_picked
 from fairdeploy.compaction.trace import stored
 from fairdeploy.compaction.wide_norm import Lost, widen
 from fairdeploy.errors import CompactionError
@@ -179,6 +180,7 @@ def carry_out(graph_module: fx.GraphModule, surgery: Surgery) -> None:
             graph_module.register_buffer(f"_always_{count}", constant)
             with graph.inserting_before(node):
                 node.replace_all_uses_with(graph.get_attr(f"_always_{count}"))
+    shuffle_picked(graph_module)
     graph.eliminate_dead_code()
     graph.lint()
     _forget_unused(graph_module)
