@@ -11,6 +11,7 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -283,11 +284,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="rounding-store-") as folder:
-        store = Store(Path(folder))
-        rows = [r for name in options.networks for b in BACKENDS for r in measure(name, b, store, options.rounds)]
-    runtimes = {backend: circumstances(backend) for backend in BACKENDS}
-    write("rounding", {"rows": rows, "rounds": options.rounds}, text_of(rows, options.rounds, runtimes),
-          folder=options.out)  # fmt: skip
+        store, rows = Store(Path(folder)), list[dict[str, Any]]()
+        runtimes = {backend: circumstances(backend) for backend in BACKENDS}
+        for name, backend in product(options.networks, BACKENDS):
+            rows += measure(name, backend, store, options.rounds)
+            text = text_of(rows, options.rounds, runtimes)
+            write("rounding", {"rows": rows, "rounds": options.rounds}, text, folder=options.out)
 
 
 if __name__ == "__main__":

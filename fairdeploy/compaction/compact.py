@@ -21,8 +21,9 @@ from fairdeploy.compaction.macs import count_bytes, count_macs, count_parameters
 from fairdeploy.compaction.plan import Plan, plan
 from fairdeploy.compaction.precision import double, dtypes_of, restore
 from fairdeploy.compaction.proof import Expected, Proof, check_inputs_for
+from fairdeploy.compaction.stored import stored
 from fairdeploy.compaction.surgery import Surgery, carry_out, prepare
-from fairdeploy.compaction.trace import BATCH, exported, rows_of, stored, trace
+from fairdeploy.compaction.trace import BATCH, exported, rows_of, trace
 from fairdeploy.errors import CompactionError, FairdeployError
 
 Groups = Mapping[str, tuple[list[int], str | None]]

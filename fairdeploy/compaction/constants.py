@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fairdeploy.compaction import ops
+from fairdeploy.compaction.stored import stored
 
 _SIMPLE = ops.MOVE | ops.SAME | ops.INDEX
 
@@ -35,13 +36,13 @@ class Evaluated:
             return
         with torch.no_grad():
             for name, value in zip(self.names, self._program(), strict=True):
-                _get(self._into, name).copy_(value)
+                stored(self._into, name).copy_(value)
 
     def follows(self, name: str, dim: int) -> bool:
         """Return whether zero slices of the parameter along a dimension are zero slices here, and change no others."""
         raw = self.names[name]
         assert raw is not None
-        parameter, tensor = _get(self._program, raw), _get(self._into, name)
+        parameter, tensor = stored(self._program, raw), stored(self._into, name)
         half = torch.arange(parameter.shape[dim] // 2)
         kept, before = parameter.detach().clone(), tensor.detach().clone()
         with torch.no_grad():
@@ -107,17 +108,11 @@ def _same_shape(node: fx.Node, value: Tensor, constant: set[fx.Node], graph_modu
             continue
         seen.add(ancestor)
         if ancestor.op == "get_attr":
-            tensor = _get(graph_module, str(ancestor.target))
+            tensor = stored(graph_module, str(ancestor.target))
             if isinstance(tensor, nn.Parameter) and tensor.shape == value.shape:
                 return str(ancestor.target)
         queue.extend(ancestor.all_input_nodes)
     return None
-
-
-def _get(module: nn.Module, target: str) -> Tensor:
-    owner, _, leaf = target.rpartition(".")
-    tensor: Tensor = getattr(module.get_submodule(owner), leaf)
-    return tensor
 
 
 def _set(module: nn.Module, target: str, value: Tensor, *, trainable: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fairdeploy.compaction.bake import private_copy
-from fairdeploy.compaction.surgery import put
+from fairdeploy.compaction.stored import put
 from fairdeploy.errors import CompactionError
 
 

@@ -155,19 +155,29 @@ def _weighted(at: Influences, node: fx.Node, of: Of) -> Tensor:
 def _matmul(at: Influences, node: fx.Node, of: Of) -> Tensor:
     """Like any product; weights that add up to one give back a constant that is the same at every place."""
     first, second = ops.factors(node)
-    if _adds_up_to_one(at, first) and at.values[second].ndim > 1:
+    if min(at.values[first].ndim, at.values[second].ndim) > 1 and _adds_up_to_one(at, first, -1):
         same = at.nonzero(second) * at.varying(second, -2)
         result = torch.matmul(of(first), same) + torch.matmul(at.nonzero(first), of(second))
+    elif min(at.values[first].ndim, at.values[second].ndim) > 1 and _adds_up_to_one(at, second, -2):
+        same = at.nonzero(first) * at.varying(first, -1)
+        result = torch.matmul(of(first), at.nonzero(second)) + torch.matmul(same, of(second))
     else:
         result = at.product(torch.matmul, first, second, of)
     return result + of(node.args[0]) if node.target in ops.ADD_MATMUL else result  # type: ignore[arg-type]
 
 
-def _adds_up_to_one(at: Influences, node: Any) -> bool:
-    """Return whether a tensor is a softmax along its last dimension."""
-    while node.target in ops.SAME and at.values[node].is_floating_point():
-        node = node.args[0]
-    return node.target in ops.SOFTMAX and node.args[1] == -1
+def _adds_up_to_one(at: Influences, node: Any, dim: int) -> bool:
+    """Return whether a tensor is a softmax along a dimension (counted from the last), perhaps transposed."""
+    while True:
+        rank = at.values[node].ndim
+        if node.target in ops.SAME and at.values[node].is_floating_point():
+            node = node.args[0]
+        elif node.target is ops.aten.transpose.int:
+            ends = [int(end) % rank - rank for end in node.args[1:]]
+            dim = ends[1 - ends.index(dim)] if dim in ends else dim
+            node = node.args[0]
+        else:
+            return node.target in ops.SOFTMAX and ops.dims_of(node, rank) == {rank + dim}
 
 
 def _einsum(at: Influences, node: fx.Node, of: Of) -> Tensor:

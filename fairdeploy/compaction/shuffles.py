@@ -40,6 +40,8 @@ def shuffle_picked(graph_module: fx.GraphModule) -> None:
         if node.target is not aten.index_select.default or node.args[1] != 1 or node.args[2].op != "get_attr":
             continue
         order = graph_module.get_buffer(node.args[2].target)
+        if node.meta["val"].ndim < 3:  # which the operation does not take
+            continue
         divisors = (rows for rows in range(2, len(order)) if len(order) % rows == 0)
         rows = next((rows for rows in divisors if torch.equal(order, _order(len(order), rows))), None)
         if rows is not None:

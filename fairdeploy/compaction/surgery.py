@@ -18,7 +18,7 @@ from fairdeploy.compaction.plan import Plan
 from fairdeploy.compaction.rewrites import Arguments
 from fairdeploy.compaction.selection import take
 from fairdeploy.compaction.shuffles import shuffle_picked
-from fairdeploy.compaction.trace import stored
+from fairdeploy.compaction.stored import put, stored
 from fairdeploy.compaction.wide_norm import Lost, widen
 from fairdeploy.errors import CompactionError
 
@@ -210,20 +210,6 @@ def _forget_unused(graph_module: fx.GraphModule) -> None:
             for leaf in [leaf for leaf in tensors if f"{owner_name}.{leaf}".lstrip(".") not in used]:
                 del tensors[leaf]
     graph_module.delete_all_unused_submodules()
-
-
-def put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replace or add a module's parameter or buffer by its dotted name."""
-    owner_name, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(owner_name)
-    if leaf in owner._buffers:
-        owner._buffers[leaf] = tensor
-        return
-    old = owner._parameters.get(leaf)
-    if old is None and hasattr(owner, leaf) and leaf not in owner._parameters:
-        setattr(owner, leaf, tensor)
-        return
-    owner.register_parameter(leaf, nn.Parameter(tensor, requires_grad=old is None or old.requires_grad))
 
 
 def _exists(module: nn.Module, name: str) -> bool:

@@ -16,10 +16,16 @@ from fairdeploy.compaction.bake import baked
 from fairdeploy.compaction.canonical import canonicalise
 from fairdeploy.compaction.constants import Evaluated, evaluate_constants
 from fairdeploy.compaction.precision import double, to_double
+from fairdeploy.compaction.quiet import INSTEAD
 from fairdeploy.compaction.shapes import shapes_of
+from fairdeploy.compaction.stored import stored
 from fairdeploy.errors import CompactionError
 
 BATCH = 2
+_MEND = (
+    "mend the forward pass (no Python branch on tensor values, no size taken from the data); in a project, "
+    "prune: {method: none} leaves the network whole"
+)
 
 
 @dataclass(frozen=True)
@@ -90,33 +96,45 @@ def trace(
     return Trace(graph_module, inputs, dtypes, evaluated, wide_layer_norm)
 
 
-def exported(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
-    """Export a copy of a model in evaluation mode, as a functional graph without assertions."""
-    batch, name = torch.export.Dim("batch", min=1), type(model).__name__
+def exported(
+    model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...], *, training: bool = False
+) -> fx.GraphModule:
+    """Export a copy of a model with a free batch size, as it evaluates or as it trains.
+
+    In evaluation mode it is functional and without assertions.
+
+    Raises
+    ------
+    CompactionError
+        If ``torch.export`` cannot follow the forward pass, or it is not pure in evaluation mode.
+    """
+    name = type(model).__name__
+    # Batch norms refuse to train on a single row.
+    batch = torch.export.Dim("batch", min=BATCH if training else 1)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             if isinstance(model, ExportedProgram):
                 model = model.module(check_guards=False)
-            model = torch.export.export(
-                baked(model).eval(), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
+            program = torch.export.export(
+                baked(model).train(training), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
             )
-            program: fx.GraphModule = model.run_decompositions({}).module(check_guards=False)
-            for node in list(program.graph.nodes):
-                if node.op == "call_function" and "assert" in str(node.target):
-                    program.graph.erase_node(node)
-            program.graph.eliminate_dead_code()
-            _check_pure(program, name)
-            return program
-    except CompactionError:
-        raise
-    except Exception as error:
-        said = _sentence(error)
+            graph_module: fx.GraphModule = program.run_decompositions({}).module(check_guards=False)
+    except Exception as error:  # the user's forward runs: any exception may come
+        mode, advice = (" in training mode", INSTEAD) if training else ("", _MEND)
         raise CompactionError(
-            f"torch.export cannot follow {name}.forward with a free batch size: {said}{_user_line(error)}; "
-            "mend the forward pass (no Python branch on tensor values, no size taken from the data); in a project, "
-            "prune: {method: none} leaves the network whole"
+            f"torch.export cannot follow {name}.forward{mode} with a free batch size: {_sentence(error)}"
+            f"{_user_line(error)}; {advice}"
         ) from error
+    for method in ("train", "eval"):
+        del vars(graph_module)[method]  # torch's refuse; without them a graph is a module like any other
+    if not training:
+        for node in list(graph_module.graph.nodes):
+            if node.op == "call_function" and "assert" in str(node.target):
+                graph_module.graph.erase_node(node)
+        graph_module.graph.eliminate_dead_code()
+        _check_pure(graph_module, name)
+    return graph_module
 
 
 def _check_pure(program: fx.GraphModule, name: str) -> None:
@@ -157,15 +175,6 @@ def check_example_inputs(example_inputs: tuple[Tensor, ...]) -> None:
 def rows_of(values: Tensor, count: int) -> Tensor:
     """Return `count` rows, taken in order and from the start again when there are fewer."""
     return values[torch.arange(count) % values.shape[0]]
-
-
-def stored(module: nn.Module, target: str) -> Tensor:
-    """Return a module's tensor by its dotted name."""
-    owner, _, name = target.rpartition(".")
-    value = getattr(module.get_submodule(owner), name)
-    if not isinstance(value, Tensor):
-        raise CompactionError(f"'{target}' is not a tensor")
-    return value
 
 
 class _Recorder(fx.Interpreter):

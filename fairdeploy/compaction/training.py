@@ -9,7 +9,6 @@ that follows ``train()`` and ``eval()``.
 from __future__ import annotations
 
 import operator
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -25,8 +24,9 @@ from fairdeploy.compaction.plan import plan
 from fairdeploy.compaction.precision import double, to_double
 from fairdeploy.compaction.proof import Expected
 from fairdeploy.compaction.quiet import INSTEAD, WHETHER, IfTraining, quieten
+from fairdeploy.compaction.stored import stored
 from fairdeploy.compaction.surgery import carry_out, prepare
-from fairdeploy.compaction.trace import BATCH, Trace, rows_of
+from fairdeploy.compaction.trace import BATCH, Trace, exported, rows_of
 from fairdeploy.errors import CompactionError
 
 _FLAG = "_training_flag"
@@ -104,19 +104,7 @@ def _trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
                 f"{name}: '{where}' averages all batches (momentum=None), which no graph can do; give it a momentum"
             )
     inputs = tuple(rows_of(example, BATCH) for example in example_inputs)
-    batch = torch.export.Dim("batch", min=BATCH)  # batch norms refuse to train on a single row
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(
-                baked(model).train(), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
-            )
-            graph_module: fx.GraphModule = program.run_decompositions({}).module(check_guards=False)
-    except Exception as error:  # the user's forward runs: any exception may come
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CompactionError(
-            f"torch.export cannot follow {name}.forward in training mode: {said}; {INSTEAD}"
-        ) from error
+    graph_module = exported(model, inputs, training=True)
     quieten(graph_module, name)
     dtypes = {name: tensor.dtype for name, tensor in graph_module.state_dict().items()}
     double(graph_module)
@@ -133,7 +121,7 @@ def _trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
 
 
 def _is_parameter(graph_module: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "get_attr" and isinstance(operator.attrgetter(str(node.target))(graph_module), nn.Parameter)
+    return node.op == "get_attr" and isinstance(stored(graph_module, str(node.target)), nn.Parameter)
 
 
 def _awakened(graph_module: fx.GraphModule) -> fx.GraphModule:
