@@ -272,6 +272,8 @@ def _own_class(
     name, evaluated = type(plain).__name__, labelled.trace.evaluated.names
     if surgery.added:
         return None, f"{name} has no place for the constants that removed channels leave at padded borders"
+    if surgery.scaled:
+        return None, f"{name} would divide the sums in its means by their smaller width"
     if surgery.replaced:
         return None, f"{name} would go on computing what does not depend on its input"
     if recomputed:

@@ -209,7 +209,8 @@ def _total(folds: Folds, at: _At, node: fx.Node) -> None:
     if gone is not None and not gone.is_floating_point():
         _keep(folds, at, source, sorted(dims), f"{ops.title(node)} counts it")
     elif gone is not None:
-        _add(folds, at, node, gone.sum(sorted(dims)).reshape(at.labelled.shapes[node]))
+        add_up = torch.mean if node.target in ops.MEAN else torch.sum
+        _add(folds, at, node, add_up(gone, sorted(dims)).reshape(at.labelled.shapes[node]))
 
 
 def _attention(folds: Folds, at: _At, node: fx.Node) -> None:

@@ -80,6 +80,7 @@ class LabelledGraph:
 
 def label_graph(trace: Trace) -> LabelledGraph:
     """Carry labels through a traced network."""
+    from fairdeploy.compaction.closing import pin_what_stays_open
     from fairdeploy.compaction.label_rules import follow
 
     labelled = LabelledGraph(trace, Labels(), trace.constants(), shapes_of(trace.graph_module.graph))
@@ -93,6 +94,7 @@ def label_graph(trace: Trace) -> LabelledGraph:
                     labelled.labels.pin(block.ids, OUTPUT)
         elif node.op != "get_attr":
             follow(labelled, node)
+    pin_what_stays_open(labelled)
     return labelled
 
 

@@ -239,7 +239,7 @@ def _pool(labelled: LabelledGraph, node: fx.Node) -> Blocks:
 
 
 def _reduce(labelled: LabelledGraph, node: fx.Node) -> Blocks:
-    """Mix what is reduced (a mean divides by the old width), keep the rest; a sum contracts."""
+    """Mix what is reduced, keep the rest; a sum or mean contracts."""
     source = node.all_input_nodes[0]
     rank = len(labelled.shapes[source])
     reduced = ops.dims_of(node, rank)

@@ -88,7 +88,8 @@ POOL = _overloads(
     "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d", "replication_pad3d",
     
 )  # fmt: skip
-TOTAL = frozenset({aten.sum.dim_IntList})
+MEAN = frozenset({aten.mean.dim})
+TOTAL = MEAN | frozenset({aten.sum.dim_IntList})
 REDUCE = TOTAL | _overloads(
     "mean", "sum", "amax", "amin", "linalg_vector_norm", "norm", "var", "std", "logsumexp", "argmax", "argmin", "prod",
     "any", "all",

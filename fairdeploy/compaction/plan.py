@@ -6,6 +6,7 @@ used). Any part of what may go can be kept; what surgery cannot carry out is giv
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from fairdeploy.compaction.folds import Folds
 from fairdeploy.compaction.graph_labels import LabelledGraph
 from fairdeploy.compaction.labels import Ids
 from fairdeploy.compaction.rewrites import Arguments, NotRewritten, rewritten
-from fairdeploy.compaction.selection import Ragged, Selection, select
+from fairdeploy.compaction.selection import Ragged, Selection, select, shape_after
 from fairdeploy.compaction.wide_norm import Lost
 from fairdeploy.errors import CompactionError
 
@@ -45,6 +46,8 @@ class Plan:
         Tensors that do not depend on the input, with their value (size 1 along dimensions where it is the same).
     widened : dict of Node to Lost
         Layer norms that lose channels.
+    scaled : dict of Node to float
+        Means that lose elements, with the share of them that stays.
     folds : Folds
     """
 
@@ -54,6 +57,7 @@ class Plan:
     arguments: dict[fx.Node, Arguments]
     replaced: dict[fx.Node, Tensor]
     widened: dict[fx.Node, Lost]
+    scaled: dict[fx.Node, float]
     folds: Folds
 
 
@@ -68,7 +72,7 @@ def plan(labelled: LabelledGraph) -> Plan:
     computed = [node for node in surviving if node not in replaced]
     channels = labelled.channels
     blocks = [block for node in surviving for block in labelled.blocks.get(node, ())]
-    kept = _busy(labelled, known, surviving) | (channels.reason >= 0)
+    kept = busy(labelled, known, surviving) | (channels.reason >= 0)
     closure = Closure.of(channels, labelled.labels.grids, [block.ids for block in blocks])
     because: dict[int, str] = {}
     while True:
@@ -90,8 +94,8 @@ def plan(labelled: LabelledGraph) -> Plan:
         except NotRewritten as failure:
             _give_back(labelled, failure.node, closure, kept, because)
             continue
-        widened = _widened(values, selections)
-        return Plan(stays, because, selections, arguments, replaced, widened, folds)
+        widened, scaled = _widened(values, selections), _scaled(labelled, selections)
+        return Plan(stays, because, selections, arguments, replaced, widened, scaled, folds)
 
 
 def _check_connected(labelled: LabelledGraph, known: Dependence) -> None:
@@ -113,7 +117,7 @@ def _check_connected(labelled: LabelledGraph, known: Dependence) -> None:
     )
 
 
-def _busy(labelled: LabelledGraph, known: Dependence, surviving: list[fx.Node]) -> Kept:
+def busy(labelled: LabelledGraph, known: Dependence, surviving: list[fx.Node]) -> Kept:
     """Return, at the root of each channel, whether a slice of it depends on the input and is used."""
     root = labelled.channels.root
     busy = np.zeros(len(root), bool)
@@ -180,6 +184,18 @@ def _widened(values: dict[fx.Node, Any], selections: Selections) -> dict[fx.Node
         if channels is not None and not channels.along(last).all():
             widened[node] = Lost.of(values[source], torch.from_numpy(~channels.along(last)))
     return widened
+
+
+def _scaled(labelled: LabelledGraph, selections: Selections) -> dict[fx.Node, float]:
+    """Return the means over fewer elements, with the share that stays."""
+    scaled: dict[fx.Node, float] = {}
+    for node in (node for node in selections if node.target in ops.MEAN):
+        source = node.all_input_nodes[0]
+        before, after = labelled.shapes[source], shape_after(labelled.shapes[source], selections[source])
+        share = math.prod(after[dim] / before[dim] for dim in ops.dims_of(node, len(before)))
+        if share != 1:
+            scaled[node] = share
+    return scaled
 
 
 def _arguments(

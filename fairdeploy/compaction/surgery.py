@@ -41,6 +41,8 @@ class Surgery:
         Additions of a constant zero, and what they are added to.
     widened : dict of Node to Lost
         Layer norms that lose channels.
+    scaled : dict of Node to float
+        Means that lose elements, with the share of them that stays.
     arguments : dict of Node to Arguments
         New arguments for operations that hold sizes.
     """
@@ -51,6 +53,7 @@ class Surgery:
     replaced: dict[fx.Node, Tensor] = field(default_factory=dict)
     bypassed: dict[fx.Node, fx.Node] = field(default_factory=dict)
     widened: dict[fx.Node, Lost] = field(default_factory=dict)
+    scaled: dict[fx.Node, float] = field(default_factory=dict)
     arguments: dict[fx.Node, Arguments] = field(default_factory=dict)
 
     @property
@@ -75,6 +78,7 @@ def prepare(labelled: LabelledGraph, plan: Plan) -> Surgery:
         replaced={node: take(value, plan.selections[node]) for node, value in plan.replaced.items()},
         bypassed=_nothing_added(labelled, plan),
         widened=plan.widened,
+        scaled={node: share for node, share in plan.scaled.items() if node not in plan.replaced},
         arguments=plan.arguments,
     )
     for node, constant in plan.folds.added.items():
@@ -167,9 +171,9 @@ def carry_out(graph_module: fx.GraphModule, surgery: Surgery) -> None:
         graph_module.register_buffer(f"_constant_{count}", constant)
         with graph.inserting_after(node):
             stored_constant = graph.get_attr(f"_constant_{count}")
-        with graph.inserting_after(stored_constant):
-            total = graph.call_function(ops.aten.add.Tensor, (node, stored_constant))
-        node.replace_all_uses_with(total, lambda user, total=total: user is not total)  # type: ignore[misc]
+        _follow(stored_constant, ops.aten.add.Tensor, node, stored_constant)
+    for node, share in surgery.scaled.items():
+        _follow(node, ops.aten.mul.Tensor, node, share)
     for count, (node, lost) in enumerate(surgery.widened.items()):
         widen(graph_module, node, lost, f"_lost_{count}")
     for user, other in surgery.bypassed.items():
@@ -185,6 +189,13 @@ def carry_out(graph_module: fx.GraphModule, surgery: Surgery) -> None:
     graph.lint()
     _forget_unused(graph_module)
     graph_module.recompile()
+
+
+def _follow(place: fx.Node, operation: Any, node: fx.Node, other: Any) -> None:
+    """Insert an operation on a result after some place; all its users take what comes out."""
+    with place.graph.inserting_after(place):
+        new = place.graph.call_function(operation, (node, other))
+    node.replace_all_uses_with(new, lambda user: user is not new)
 
 
 def _set_arguments(graph_module: fx.GraphModule, node: fx.Node, new: Arguments, name: str) -> None:

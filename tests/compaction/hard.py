@@ -129,6 +129,18 @@ def attention_chunk() -> nn.Module:
 
 
 @case(TOKENS)
+def attention_from_the_right() -> nn.Module:
+    """Channels before places: the weights, which add up to one, are the right factor of the product."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        q, k, v = m.qkv(x).transpose(1, 2).split([8, 8, 8], 1)
+        weights = (q.transpose(1, 2) @ k / 3).softmax(-1)
+        return m.head((v @ weights.transpose(1, 2)).flatten(1))
+
+    return Net(run, qkv=nn.Linear(8, 24), head=nn.Linear(48, 3))
+
+
+@case(TOKENS)
 def multihead_attention() -> nn.Module:
     return Net(
         lambda m, x: m.head(m.attention(m.enter(x), x, x, need_weights=False)[0].flatten(1)),
@@ -475,6 +487,23 @@ def channel_shuffle() -> nn.Module:
     return Net(
         run, first=nn.Conv2d(3, 8, 1), second=nn.Conv2d(8, 8, 3, groups=2), last=nn.Conv2d(8, 5, 1, groups=1),
         head=nn.Linear(5, 3),
+    )  # fmt: skip
+
+
+@case(IMAGE)
+def response_norm() -> nn.Module:
+    """Each channel's energy over the mean of all, as in ConvNeXt V2: the mean keeps its old width."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        x = m.wide(m.stem(x)).relu()
+        energy = x.norm(p=2, dim=(2, 3), keepdim=True)
+        share = energy / (energy.mean(1, keepdim=True) + 1e-6)
+        x = x + torch.addcmul(m.beta.view(1, -1, 1, 1), m.gamma.view(1, -1, 1, 1), x * share)
+        return classify(m, m.narrow(x))
+
+    return Net(
+        run, stem=nn.Conv2d(3, 4, 3), wide=nn.Conv2d(4, 8, 1), narrow=nn.Conv2d(8, 4, 1), head=nn.Linear(4, 3),
+        gamma=nn.Parameter(torch.ones(8)), beta=nn.Parameter(torch.zeros(8)),
     )  # fmt: skip
 
 

@@ -109,7 +109,8 @@ class Around(nn.Module):
         (lambda x: F.group_norm(x, 1), "group_norm"),
         (lambda x: x.sort(1)[0], "sort"),
         (lambda x: x.softmax(1), "softmax"),
-        (lambda x: x - x.mean(1, keepdim=True), "mean"),
+        (lambda x: x / (x - x.mean(1, keepdim=True)).square().mean(1, keepdim=True), "mean"),
+        (lambda x: x / (x - x.sum(1, keepdim=True) / 8).square().sum(1, keepdim=True), "sum"),
     ],
 )
 def test_what_has_no_rule_pins_what_it_touches_and_says_its_name(between: object, said: str) -> None:
@@ -143,6 +144,7 @@ def test_channels_that_are_also_an_output_are_pinned_and_the_others_are_not() ->
         lambda x: F.pad(x, (1, 0), value=1.0)[:, :8],
         lambda x: F.group_norm(x, 2),
         lambda x: x.roll(3, 1),
+        lambda x: x - x.mean(1, keepdim=True),
     ],
 )
 def test_what_only_moves_keeps_channels_apart(between: object) -> None:
