@@ -64,16 +64,22 @@ class LayerWidths(Record):
 
 
 class CompactionRecord(Record):
-    """What compaction removed, and the proof that the outputs stayed."""
+    """What compaction removed, why the rest stayed, and the proof that the outputs did; see `CompactModel`."""
 
     macs_before: int
     macs_after: int
     parameters_before: int
     parameters_after: int
+    bytes_before: int
+    bytes_after: int
     max_difference: float
     output_sensitivity: float
     batch_sizes: tuple[int, ...]
     layers: tuple[LayerWidths, ...]
+    kept_because: dict[str, str]
+    whole: dict[str, str]
+    unknown_ops: tuple[str, ...]
+    not_own_class: str | None
 
 
 class GroupCount(Record):

@@ -69,16 +69,13 @@ def compact(
         found = remove(network, given.inputs, chosen, check_inputs=given.inputs, wide_layer_norm=wide_layer_norm)
     real_rows = min(len(given.inputs[0]), max(found.proof.batch_sizes)) if given.real else None
     if out is not None:
-        _write(found, out, model, real_rows)
+        with _timed(f"write {out}", quiet=quiet), redirect_stdout(sys.stderr):
+            _write(found, out, model, real_rows)
     if json:
         print_json(
             "compact",
             model=model,
             compaction=found.record().model_dump(mode="json"),
-            bytes={"before": found.bytes_before, "after": found.bytes_after},
-            kept_because=dict(found.kept_because),
-            unknown_ops=list(found.unknown_ops),
-            not_own_class=found.not_own_class,
             real_rows=real_rows,
             folder=None if out is None else str(out),
         )
@@ -104,15 +101,13 @@ def _check_folder(folder: Path, model: str) -> None:
 
 def _write(found: CompactModel, folder: Path, name: str, real_rows: int | None) -> None:
     """Write the folder whole, or leave what was there."""
-    from fairdeploy.graphs import save_graph
     from fairdeploy.report.widths import widths_html, widths_svg
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
             work = Path(place) / "new"
-            save_graph(found.graph_module, work)
-            found.record().save(work / "compaction.json")
+            found.save(work)
             write_atomic(work / "widths.svg", widths_svg(found).encode())
             write_atomic(work / "widths.html", widths_html(found, name, real_rows=real_rows).encode())
             old = folder.replace(Path(place) / "old") if folder.exists() else None

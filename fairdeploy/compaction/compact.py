@@ -125,7 +125,6 @@ class CompactModel:
         from fairdeploy.graphs import save_graph
 
         directory = Path(directory)
-
         tuned = self.module if self.masked is None else vars(self).get("_training_graph")
         save_graph(self.graph_module if tuned is None else _evaluation_graph(tuned, self.example_inputs), directory)
         self.record().save(directory / "compaction.json")
@@ -137,10 +136,16 @@ class CompactModel:
             macs_after=self.macs_after,
             parameters_before=self.parameters_before,
             parameters_after=self.parameters_after,
+            bytes_before=self.bytes_before,
+            bytes_after=self.bytes_after,
             max_difference=self.proof.max_difference,
             output_sensitivity=self.proof.sensitivity,
             batch_sizes=self.proof.batch_sizes,
             layers=tuple(LayerWidths(group=n, before=b, after=a) for n, (b, a) in self.removed.items()),
+            kept_because=dict(self.kept_because),
+            whole=dict(self.whole),
+            unknown_ops=self.unknown_ops,
+            not_own_class=self.not_own_class,
         )
 
 

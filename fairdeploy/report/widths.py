@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fairdeploy.compaction import CompactModel
 
 BAR = 10
+NAMED = 4
 TOTALS = ("MACs for one row", "Parameters", "Size")
 
 
@@ -68,6 +69,8 @@ def totals(found: CompactModel) -> list[tuple[str, str, str, str]]:
 
 def sentences(found: CompactModel, *, real_rows: int | None) -> list[str]:
     """Return the proof, what was not understood, and whether the user's own class holds the result."""
+    from fairdeploy.compaction.graph_labels import INPUT, OUTPUT
+
     proof = found.proof
     rows = "random rows" if real_rows is None else f"{words.count(real_rows)} real rows"
     if real_rows == 1:
@@ -85,6 +88,11 @@ def sentences(found: CompactModel, *, real_rows: int | None) -> list[str]:
         said.append(
             "Nothing was removed: no channel is switched off. Zeros in the parameters switch channels off, or masks."
         )
+    inside = {name: why for name, why in found.whole.items() if why not in (INPUT, OUTPUT)}
+    if inside:
+        named = [f"{name} ({why})" for name, why in list(inside.items())[:NAMED]]
+        rest = [f"{words.count(len(inside) - NAMED)} more"] if len(inside) > NAMED else []
+        said.append(f"Whole whatever the masks say: {', '.join([*named, *rest])}.")
     if found.unknown_ops:
         said.append(f"No rule follows {', '.join(found.unknown_ops)}: what they touch stayed whole.")
     if found.not_own_class is not None:

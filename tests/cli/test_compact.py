@@ -230,7 +230,7 @@ def test_json_is_one_document_whatever_the_network_prints(here, capsys):
     assert "forward" in progress
     assert found["command"] == "compact"
     assert found["compaction"]["parameters_before"] == 676
-    assert (found["real_rows"], found["folder"], found["unknown_ops"]) == (None, "out", [])
+    assert (found["real_rows"], found["folder"], found["compaction"]["unknown_ops"]) == (None, "out", [])
 
 
 def npy(array):

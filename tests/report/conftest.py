@@ -217,6 +217,7 @@ def record(targets: tuple[str, ...], attribute: str = "skin_tone") -> BuildRecor
         attributes={attribute: TONES}, data_note=NOTE, candidates=candidates,
         compaction=CompactionRecord(
             macs_before=3_130_000, macs_after=1_540_000, parameters_before=77_506, parameters_after=31_210,
+            bytes_before=310_024, bytes_after=124_840, kept_because={}, whole={}, unknown_ops=(), not_own_class=None,
             max_difference=3.4e-15, output_sensitivity=0.83, batch_sizes=(1, 2, 7),
             layers=tuple(LayerWidths(group=group, before=b, after=a) for group, (b, a) in layers.items()),
         ),
