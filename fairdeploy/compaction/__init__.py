@@ -6,9 +6,11 @@
                       bake: masks and parametrisations become plain tensors      precision: float64 and back
                       canonical: fewer kinds of operations                       cells: recurrent layers, one by one
                       constants: what is computed from parameters alone          shapes: known without a run
+                      shuffles: picked one by one, and shuffled again            stored: tensors by their names
     graph_labels  labels on every tensor, united along the graph
                       labels, relate, moves: blocks of labels and their algebra  label_rules: how, for each operation
-    groups        coupled channels, and masks over them                          macs: what they cost
+                      closing: whether zeros close what is added up
+    groups        coupled channels, and masks over them                          macs, costs: what they cost
     dependence    which elements are constants, which are never used             influence: how, for each operation
     plan          which channels go
                       closure: what stays with what stays                        rewrites, selection: sizes, and slices
@@ -27,13 +29,15 @@ except ImportError as error:
     raise MissingExtra("compacting a network", "torch") from error
 
 from fairdeploy.compaction.compact import CompactModel, compact
-from fairdeploy.compaction.groups import ChannelGroup, Masks, Member, apply_masks, channel_groups
+from fairdeploy.compaction.costs import channel_groups
+from fairdeploy.compaction.groups import ChannelGroup, GroupCost, Masks, Member, apply_masks
 from fairdeploy.compaction.macs import count_macs, count_parameters, groups_and_macs
 from fairdeploy.compaction.proof import Proof
 
 __all__ = [
     "ChannelGroup",
     "CompactModel",
+    "GroupCost",
     "Masks",
     "Member",
     "Proof",

@@ -9,11 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from fairdeploy.compaction.bake import baked
-from fairdeploy.compaction.graph_labels import WHOLE, LabelledGraph, label_graph
-from fairdeploy.compaction.trace import trace
+from fairdeploy.compaction.graph_labels import WHOLE, LabelledGraph
 from fairdeploy.errors import CompactionError
 
 NOT_CLOSED = "zeros in no parameter close it: it is computed from parameters anew in every pass"
@@ -61,6 +59,25 @@ class Member:
 
 
 @dataclass(frozen=True)
+class GroupCost:
+    """What a network saves when one channel of a group is left.
+
+    Attributes
+    ----------
+    macs : int
+        Multiply-accumulates for one row of input.
+    latency_ms : float, optional
+        Where it was measured.
+    """
+
+    macs: int
+    latency_ms: float | None
+
+    def __str__(self) -> str:
+        return f"{self.macs:,} MACs" + ("" if self.latency_ms is None else f", {self.latency_ms:.3f} ms")
+
+
+@dataclass(frozen=True)
 class ChannelGroup:
     """Channels that are removed one by one, each with its slice of every member.
 
@@ -78,6 +95,8 @@ class ChannelGroup:
         equally many each.
     same_columns : bool
         Whether the rows must keep the *same* columns.
+    cost : GroupCost, optional
+        Known of prunable groups that come from `channel_groups`.
     """
 
     name: str
@@ -86,6 +105,7 @@ class ChannelGroup:
     reason: str | None = None
     shape: tuple[int, ...] = ()
     same_columns: bool = False
+    cost: GroupCost | None = None
 
     @property
     def prunable(self) -> bool:
@@ -94,35 +114,10 @@ class ChannelGroup:
 
     def __str__(self) -> str:
         state = "prunable" if self.prunable else f"whole: {self.reason}"
+        if self.cost is not None:
+            state += f", {self.cost}"
         size = " x ".join(map(str, self.shape)) or str(self.size)
         return f"{self.name} ({size} channels, {state}): {', '.join(map(str, self.members))}"
-
-
-def channel_groups(
-    model: nn.Module | ExportedProgram, example_inputs: tuple[Tensor, ...], *, wide_layer_norm: bool = False
-) -> tuple[ChannelGroup, ...]:
-    """Find a network's coupled channels.
-
-    Parameters
-    ----------
-    model : Module or ExportedProgram
-        Left as it is.
-    example_inputs : tuple of Tensor
-        One for each argument of ``forward``, with the batch in dimension 0.
-    wide_layer_norm : bool
-        Whether channels under a layer norm may go; see `compact`.
-
-    Returns
-    -------
-    tuple of ChannelGroup
-        In the order of their producers; pinned ones have a reason.
-
-    Raises
-    ------
-    CompactionError
-        If ``torch.export`` cannot follow the network with a free batch size.
-    """
-    return groups_of(label_graph(trace(model, example_inputs, wide_layer_norm=wide_layer_norm)))
 
 
 def groups_of(labelled: LabelledGraph) -> tuple[ChannelGroup, ...]:

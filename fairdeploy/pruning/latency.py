@@ -153,31 +153,6 @@ class NetworkLatency:
         return [sum(by_shape[s] for s in shapes) + rest for shapes, rest in zip(networks, rests, strict=True)]
 
 
-@dataclass(frozen=True)
-class GroupCost:
-    """What a network would save with one channel of a group left."""
-
-    macs: int
-    latency_ms: float
-
-
-def group_costs(
-    groups: Iterable[ChannelGroup],
-    macs: Callable[[Masks], int],
-    latency_ms: Callable[[Sequence[Masks]], Sequence[float]],
-) -> dict[str, GroupCost]:
-    """Return the cost of each prunable group in multiply-accumulates and in measured latency."""
-    lonely: dict[str, Masks] = {
-        group.name: {group.name: np.arange(group.size) == 0} for group in groups if group.prunable
-    }
-    dense_macs = macs({})
-    dense_ms, *without_ms = latency_ms([{}, *lonely.values()])
-    return {
-        name: GroupCost(dense_macs - macs(masks), dense_ms - left_ms)
-        for (name, masks), left_ms in zip(lonely.items(), without_ms, strict=True)
-    }
-
-
 def _works(node: fx.Node) -> bool:
     """Return whether an operation costs time of its own: moves are free, batch norms melt into their layer."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._opname not in MOVES

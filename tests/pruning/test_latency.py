@@ -14,7 +14,7 @@ from fairdeploy.compaction import channel_groups, compact, groups_and_macs
 from fairdeploy.devices.together import Timed, time_together
 from fairdeploy.errors import BackendError, BackendUnavailable
 from fairdeploy.pruning import latency_table
-from fairdeploy.pruning.latency import Layers, LayerShape, NetworkLatency, group_costs
+from fairdeploy.pruning.latency import Layers, LayerShape, NetworkLatency
 from fairdeploy.pruning.latency_table import LatencyTable, write_layer
 from fairdeploy.store import Store
 
@@ -85,12 +85,17 @@ def test_a_prediction_is_the_layers_and_the_rest(model: nn.Module, masks: dict) 
 
 
 def test_a_group_costs_what_goes_with_it(model: nn.Module) -> None:
-    groups, macs = groups_and_macs(model, EXAMPLE)
-    costs = group_costs(groups, macs, NetworkLatency(Layers(model, EXAMPLE, groups), made_up, rest_ms=0.0))
-    assert set(costs) == {group.name for group in groups if group.prunable}
-    for cost in costs.values():
-        assert cost.latency_ms == pytest.approx(cost.macs / 1e6)
-        assert cost.macs > 0
+    layers = Layers(model, EXAMPLE, channel_groups(model, EXAMPLE))
+    groups = channel_groups(model, EXAMPLE, latency_ms=NetworkLatency(layers, made_up, rest_ms=0.0))
+    assert any(group.prunable for group in groups)
+    for group in groups:
+        assert (group.cost is not None) == group.prunable
+        if group.cost is not None:
+            left = {group.name: np.arange(group.size) == 0}
+            small = compact(model, EXAMPLE, left)
+            assert group.cost.macs == small.macs_before - small.macs_after > 0
+            assert group.cost.latency_ms == pytest.approx(group.cost.macs / 1e6)
+            assert f"{group.cost.macs:,} MACs, {group.cost.latency_ms:.3f} ms" in str(group)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.kind}-{shape.groups}")
