@@ -25,7 +25,7 @@ from fairdeploy.compaction import compact, count_macs, groups_and_macs
 from fairdeploy.devices.together import Timed, circumstances, time_together
 from fairdeploy.export import export_onnx
 from fairdeploy.model import ModelSpec, TensorSpec
-from fairdeploy.pruning.latency_table import LatencyTable, network_latency
+from fairdeploy.pruning.latency_table import LatencyTable, network_latency, time_whole
 from fairdeploy.pruning.magnitude import channel_norms
 from fairdeploy.pruning.rounding import masks_of, round_counts
 from fairdeploy.store import Store
@@ -203,12 +203,16 @@ def variants(name: str, backend: str, store: Store, folder: Path) -> list[Varian
     scores = channel_norms(model, [group for group in groups if group.prunable])
     dense_file = export(model, size, folder / "dense.onnx")
     inputs: dict[str, tuple[int, ...]] = {"image": (1, 3, size, size)}
-    latency = network_latency(LatencyTable(backend, store), model, example, Timed(dense_file, inputs))
+    table = LatencyTable(backend, store)
+    latency = network_latency(table, model, example, Timed(dense_file, inputs))
+    measured = time_whole(table, model, example, lambda module, file: export(module, size, file), inputs)
     dense = macs({})
     found = [Variant("dense", "", 1.0, latency([{}])[0], dense_file)]
 
     def add(rule: str, against: str, keep: float, round_to: Any) -> float:
-        masks = masks_of(groups, scores, round_counts(groups, scores, keep, macs, round_to=round_to))
+        last_word = measured if callable(round_to) else None
+        counts = round_counts(groups, scores, keep, macs, round_to=round_to, last_word=last_word)
+        masks = masks_of(groups, scores, counts)
         file = folder / f"{len(found)}.onnx"
         small = compact(model, example, masks)
         found.append(

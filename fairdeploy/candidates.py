@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fairdeploy.compaction import CompactModel
-    from fairdeploy.pruning.latency import NetworkLatency
+    from fairdeploy.pruning.rounding import Latency
 
 CHECK_ROWS = 64
 Masks = dict[str, NDArray[np.bool_]]
@@ -203,7 +203,8 @@ class Networks:
         def produce(out: Path) -> None:
             from fairdeploy.pruning import Magnitude
 
-            masks = Magnitude(self._latency(backend) if backend else multiple).masks(
+            pruner = Magnitude(*self._latencies(backend)) if backend else Magnitude(multiple)
+            masks = pruner.masks(
                 self.dense,
                 self.example_inputs,
                 keep_macs=levels,
@@ -234,12 +235,17 @@ class Networks:
         named = (load_target(use.use, self.folder).runtime.backend for use in self.project.targets)
         return next((name for name in named if "run" in backends.load(name).capability().can), None)
 
-    def _latency(self, backend: str) -> NetworkLatency:
-        from fairdeploy.pruning.latency_table import LatencyTable, network_latency
+    def _latencies(self, backend: str) -> tuple[Latency, Latency]:
+        """Return what predicts the dense network's latency under masks, and what measures it."""
+        from fairdeploy.pruning.latency_table import LatencyTable, network_latency, time_whole
 
         inputs = {name: (1, *tensor.row_shape) for name, tensor in self.project.spec.inputs.items()}
         dense = Timed(self.export_dense().folder / "model.onnx", inputs)
-        return network_latency(LatencyTable(backend, self.store), self.dense, self.example_inputs, dense)
+        table = LatencyTable(backend, self.store)
+        return (
+            network_latency(table, self.dense, self.example_inputs, dense),
+            time_whole(table, self.dense, self.example_inputs, self._write_onnx, inputs),
+        )
 
     def compact(self, level: float) -> Kept:
         """Remove the channels for good and prove that the outputs stayed."""
@@ -313,14 +319,16 @@ class Networks:
 
     def _export(self, of: str, source: str, module: Callable[[], nn.Module]) -> Kept:
         def produce(out: Path) -> None:
-            spec = self.project.spec
-            example = dict(zip(spec.inputs, self.example_inputs, strict=True))
-            report = export_onnx(module(), example, out / "model.onnx", spec=spec, check_inputs=self._check_rows)
-            report.save(out / "export.json")
+            self._write_onnx(module(), out / "model.onnx").save(out / "export.json")
 
         versions = {name: _version(name) for name in ("torch", "onnx", "onnxscript", "onnxslim")}
         parts = {"source": source, "model": self.identity, "spec": self.project.spec.digest, "versions": versions}
         return self.store.run("export", produce, of=of, **parts)
+
+    def _write_onnx(self, module: nn.Module, file: Path) -> ExportReport:
+        spec = self.project.spec
+        example = dict(zip(spec.inputs, self.example_inputs, strict=True))
+        return export_onnx(module, example, file, spec=spec, check_inputs=self._check_rows)
 
 
 def _name(level: float) -> str:

@@ -138,10 +138,7 @@ class NetworkLatency:
     """
 
     def __init__(
-        self,
-        layers: Layers,
-        measure: Callable[[Collection[LayerShape]], Mapping[LayerShape, float]],
-        rest_ms: float,
+        self, layers: Layers, measure: Callable[[Collection[LayerShape]], Mapping[LayerShape, float]], rest_ms: float
     ) -> None:
         self._layers, self._measure, self._rest_ms = layers, measure, rest_ms
 

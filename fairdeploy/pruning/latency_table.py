@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from fairdeploy.compaction import channel_groups
+from fairdeploy.compaction import Masks, channel_groups, compact
 from fairdeploy.devices import together
 from fairdeploy.devices.together import Timed, circumstances, time_together
 from fairdeploy.errors import BackendError
@@ -93,6 +93,11 @@ class LatencyTable:
         parts = {"model": file_digest(network.file), "layers": [asdict(shape) for shape in layers]}
         return _read(self._store.run("rest-latency", produce, of=self.backend, **parts, **self._facts).folder)
 
+    def whole_ms(self, networks: Sequence[Timed]) -> list[float]:
+        """Return the latency of networks (ONNX files), timed in turns; not kept."""
+        times_ms = time_together(self.backend, networks, rounds=NETWORK_ROUNDS)
+        return [float(ms) for ms in np.median(times_ms, axis=0)]
+
     def _keep(self, shape: LayerShape, latency_ms: float | None) -> float:
         """Write a latency into the store, or read it there (`NotKept` where it is not)."""
         store = replace(self._store, dry=latency_ms is None)
@@ -145,6 +150,36 @@ def network_latency(
     """
     layers = Layers(model, example_inputs, channel_groups(model, example_inputs))
     return NetworkLatency(layers, table, table.rest_ms(dense, layers.shapes({})))
+
+
+def time_whole(
+    table: LatencyTable,
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    export: Callable[[nn.Module, Path], object],
+    inputs: Mapping[str, tuple[int, ...]],
+) -> Callable[[Sequence[Masks]], list[float]]:
+    """Return what measures a network under masks as a whole: compacted, exported and run.
+
+    Parameters
+    ----------
+    table : LatencyTable
+    model : Module
+    example_inputs : tuple of Tensor
+    export : callable
+        Writes a network as an ONNX file.
+    inputs : mapping of str to tuple of int
+        Shapes of its inputs by name, for one row.
+    """
+
+    def latencies_ms(several: Sequence[Masks]) -> list[float]:
+        with tempfile.TemporaryDirectory(prefix="fairdeploy-networks-") as name:
+            files = [Path(name) / f"{index}.onnx" for index in range(len(several))]
+            for masks, file in zip(several, files, strict=True):
+                export(compact(model, example_inputs, masks).module, file)
+            return table.whole_ms([Timed(file, inputs) for file in files])
+
+    return latencies_ms
 
 
 def write_layer(file: Path, shape: LayerShape, copies: int) -> tuple[int, ...]:

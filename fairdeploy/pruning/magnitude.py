@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +29,12 @@ class Magnitude:
     round_to : int or callable
         Kept channels of each group come in multiples of this, since runtimes waste the rest; or what says how long
         the network takes under masks, towards which counts are rounded (`round_counts`).
+    last_word : callable, optional
+        Measures whole networks under masks; of rounding by latency.
     """
 
     round_to: int | Latency = 8
+    last_word: Latency | None = None
 
     @property
     def name(self) -> str:
@@ -49,7 +53,7 @@ class Magnitude:
         seed: int,
     ) -> Iterator[MaskDict]:
         """Yield masks for each level; see `Pruner` and `magnitude_masks`."""
-        search = _Search(model, example_inputs, self.round_to)
+        search = _Search(model, example_inputs, self.round_to, self.last_word)
         for level in keep_macs:
             yield search.masks(level)
 
@@ -87,16 +91,22 @@ def magnitude_masks(
 class _Search:
     """One network's scored channels, searched for the counts that fit a budget."""
 
-    def __init__(self, model: nn.Module, example_inputs: tuple[Tensor, ...], round_to: int | Latency) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: tuple[Tensor, ...],
+        round_to: int | Latency,
+        last_word: Latency | None = None,
+    ) -> None:
         groups, self._macs = groups_and_macs(model, example_inputs)
         self._groups = [group for group in groups if group.prunable]
         with torch.no_grad():
             self._norms = channel_norms(model, self._groups)
-        self._round_to = round_to
+        self._options: Any = {"round_to": round_to, "last_word": last_word}
 
     def masks(self, keep_macs: float) -> MaskDict:
         """Return the masks for a budget."""
-        counts = round_counts(self._groups, self._norms, keep_macs, self._macs, round_to=self._round_to)
+        counts = round_counts(self._groups, self._norms, keep_macs, self._macs, **self._options)
         return masks_of(self._groups, self._norms, counts)
 
 

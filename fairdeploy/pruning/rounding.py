@@ -44,13 +44,15 @@ def round_counts(
     macs: Macs,
     *,
     round_to: int | Latency = 8,
+    last_word: Latency | None = None,
 ) -> Counts:
     """Choose how many channels of each prunable group to keep.
 
     With a multiple, the largest fraction of every group is kept whose rounded network fits the budget. With a
     latency, counts start from the best of several multiples and move to neighbouring ones while that is better: less
     latency for each multiply-accumulate, within 2 % of the budget and of the score that unrounded counts would keep
-    unless a multiple that misses them is better by more than 5 %.
+    unless a multiple that misses them is better by more than 5 %. What the search found and the multiples that it
+    started from are then judged by `last_word`.
 
     Parameters
     ----------
@@ -65,6 +67,8 @@ def round_counts(
     round_to : int or callable
         A multiple of indices (whole heads come one by one), or what says how long networks take under masks
         (`NetworkLatency`).
+    last_word : callable, optional
+        Like such a latency, of networks measured as a whole: what is added up from layers may be wrong of the whole.
 
     Raises
     ------
@@ -80,7 +84,11 @@ def round_counts(
         if round_to < 1:
             raise StageError(f"prune.round_to must be at least 1, not {round_to}")
         return _by_multiple(network, keep_macs, round_to)
-    return _Search(network, budget, list(_starts(network, keep_macs)), round_to).best()
+    finalists = _Search(network, budget, list(_starts(network, keep_macs)), round_to).finalists()
+    if last_word is None or len(finalists) == 1:
+        return finalists[0]
+    latencies_ms = last_word([network.masks(counts) for counts in finalists])
+    return min(zip(latencies_ms, finalists, strict=True), key=lambda pair: pair[0] / network.macs(pair[1]))[1]
 
 
 def masks_of(groups: Iterable[ChannelGroup], scores: Scores, counts: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
@@ -181,8 +189,11 @@ class _Search:
         self._least_score = LEAST_OF_SCORE * network.score(starts[0])
         self._steps = {group.name: _steps(group, [start[group.name] for start in starts]) for group in network.groups}
 
-    def best(self) -> Counts:
-        """Fill every start up to the budget, take the best, and move on to neighbours while they are better."""
+    def finalists(self) -> list[Counts]:
+        """Return the best counts, and the starts that are as good a use of the budget.
+
+        Every start is filled up to the budget; the best of them moves on to neighbours while they are better.
+        """
         starts = [self._filled(start) for start in self._starts]
         values = self._values(starts)
         close = [place for place, counts in enumerate(starts) if self._fits(counts)]
@@ -196,7 +207,7 @@ class _Search:
             self._least_macs = min(self._least_macs, self._network.macs(starts[place]))
             self._least_score = min(self._least_score, self._network.score(starts[place]))
             counts, value = self._moved(starts[place], values[place])
-        return counts
+        return [counts, *(start for start in starts if start != counts and self._fits(start))]
 
     def _moved(self, counts: Counts, value: float) -> tuple[Counts, float]:
         for _ in range(_MOST_SWEEPS):

@@ -77,6 +77,20 @@ def test_by_latency_is_never_slower_than_a_multiple_of_equal_cost() -> None:
         assert latency([mine])[0] <= latency([rounded])[0]
 
 
+def test_the_whole_network_has_the_last_word() -> None:
+    """What the search found turns out to take twice as long as its layers."""
+
+    def measured(several: Sequence[Masks]) -> list[float]:
+        assert len(several) > 1
+        return [macs(masks) * (2 if place == 0 else 1 + place / 100) for place, masks in enumerate(several)]
+
+    searched = round_counts(GROUPS, scores(), 0.8, macs, round_to=in_blocks(4))
+    chosen = round_counts(GROUPS, scores(), 0.8, macs, round_to=in_blocks(4), last_word=measured)
+    assert chosen != searched
+    masks = masks_of(GROUPS, scores(), chosen)
+    assert 0.98 * 0.8 * macs({}) <= macs(masks) <= 0.8 * macs({})
+
+
 def test_a_latency_without_steps_leaves_the_fraction_alone() -> None:
     def even(several: Sequence[Masks]) -> list[float]:
         return [float(macs(masks)) for masks in several]
