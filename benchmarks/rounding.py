@@ -268,6 +268,7 @@ def text_of(rows: list[dict[str, Any]], rounds: int, runtimes: dict[str, Any]) -
         if row["predicted / p50, of dense"] and row["rule"] != "dense"
     ]
     versions = ", ".join(f"{name} {facts['version']}" for name, facts in runtimes.items())
+    same = sum(_same(row, rows) for row in rows)
     slower = sum(ratio > 1 for ratio in ratios)
     return (
         "# Rounding by measured latency\n\n"
@@ -275,9 +276,17 @@ def text_of(rows: list[dict[str, Any]], rounds: int, runtimes: dict[str, Any]) -
         f"{KEEP_MACS:g} of the MACs. Compare ratios, not milliseconds. Predictions are compared as shares of the "
         "dense network, whose own latency goes into them.\n\n"
         f"Slower than the rule at whose MACs it was made: {slower} of {len(ratios)}, by at most "
-        f"{max(0.0, max(ratios) - 1):.1%}; fastest against it {1 - min(ratios):.1%}. Prediction off by at most "
+        f"{max(0.0, max(ratios) - 1):.1%} ({same} of them chose the rule's own counts, so that their difference is the "
+        f"clock's); fastest against it {1 - min(ratios):.1%}. Prediction off by at most "
         f"{max(errors):.0%}, {np.median(errors):.0%} at the median.\n\n" + markdown(rows) + "\n"
     )
+
+
+def _same(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+    """Return whether rounding by latency chose what the rule at whose MACs it was made had chosen."""
+    facts = ("network", "runtime", "MACs", "predicted ms")
+    others = [other for other in rows if row["rule"] == f"latency, at the MACs of {other['rule']}"]
+    return any(all(row[fact] == other[fact] for fact in facts) for other in others)
 
 
 def main() -> None:

@@ -88,7 +88,8 @@ def round_counts(
     if last_word is None or len(finalists) == 1:
         return finalists[0]
     latencies_ms = last_word([network.masks(counts) for counts in finalists])
-    return min(zip(latencies_ms, finalists, strict=True), key=lambda pair: pair[0] / network.macs(pair[1]))[1]
+    values = [ms / network.macs(counts) for ms, counts in zip(latencies_ms, finalists, strict=True)]
+    return finalists[_coarsest(values, range(len(values)))]
 
 
 def masks_of(groups: Iterable[ChannelGroup], scores: Scores, counts: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
@@ -198,8 +199,7 @@ class _Search:
         values = self._values(starts)
         close = [place for place, counts in enumerate(starts) if self._fits(counts)]
         if close:
-            least = min(values[place] for place in close)
-            place = max(place for place in close if values[place] <= least * (1 + _SAME))
+            place = _coarsest(values, close)
             counts, value = self._moved(starts[place], values[place])
         place = int(np.argmin(values))
         if not close or values[place] < value * (1 - _WORTH_LESS):
@@ -265,6 +265,12 @@ class _Search:
         likely = [move for move in moves if move[0] < value and low <= move[1] <= high]
         likely.sort(key=lambda move: move[0])
         return [one for _, _, one in likely[:_MOST_TRIED] if self._fits(one)]
+
+
+def _coarsest(values: Sequence[float], places: Sequence[int]) -> int:
+    """Return the last of some places whose value is as good as the best."""
+    least = min(values[place] for place in places)
+    return max(place for place in places if values[place] <= least * (1 + _SAME))
 
 
 def _steps(group: ChannelGroup, starts: Sequence[int]) -> list[int]:
