@@ -98,6 +98,32 @@ class Recover(Record):
     augment: ImportString | None = None
 
 
+class Constraints(Record):
+    """Limits on what pruning may do to groups of people, as fractions; names are fairlearn's where it has them.
+
+    Attributes
+    ----------
+    equalized_odds_difference : float, optional
+        Largest difference between groups in the recall of a class: true and false positive rates of two classes.
+    equal_opportunity_difference : float, optional
+        In the true positive rate alone.
+    demographic_parity_difference : float, optional
+        In the selection rate.
+    accuracy_difference : float, optional
+    accuracy_drop : float, optional
+        Accuracy that a group may lose against the dense network, so that nobody is levelled down.
+    excess_drop : float, optional
+        Accuracy that a group may lose beyond what everybody loses (Zhang et al., "Balancing Act", ICLR 2024).
+    """
+
+    equalized_odds_difference: Fraction | None = None
+    equal_opportunity_difference: Fraction | None = None
+    demographic_parity_difference: Fraction | None = None
+    accuracy_difference: Fraction | None = None
+    accuracy_drop: Fraction | None = None
+    excess_drop: Fraction | None = None
+
+
 class Prune(Record):
     """How the network is made small.
 
