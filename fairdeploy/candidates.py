@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy import __version__, backends
-from fairdeploy.bundle import CompactionRecord
+from fairdeploy.bundle import CompactionRecord, LogEntry
 from fairdeploy.data import StoredSplit
 from fairdeploy.devices.together import Timed, circumstances
 from fairdeploy.errors import ConfigError, MissingExtra
@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fairdeploy.compaction import CompactModel
+    from fairdeploy.pruning.fair import FairTraining
     from fairdeploy.pruning.rounding import Latency
 
 CHECK_ROWS = 64
+DECISIONS = "decisions.json"
 Masks = dict[str, NDArray[np.bool_]]
 
 
@@ -53,6 +55,8 @@ class Candidate:
         The exported network after recovery: the reference *compact*.
     compaction : CompactionRecord or None
     export : ExportReport
+    decisions : tuple of LogEntry
+        What was decided on its way.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Candidate:
     macs: int
     compaction: CompactionRecord | None
     export: ExportReport
+    decisions: tuple[LogEntry, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -168,7 +173,8 @@ class Networks:
         recover = self.recover(level)
         kept = self._export(_name(level), recover.digest, lambda: self._recovered(level, recover))
         record = CompactionRecord.load(compact.folder / "compaction.json")
-        return self._candidate(_name(level), level, kept, record.macs_after, record)
+        found = self._candidate(_name(level), level, kept, record.macs_after, record)
+        return replace(found, decisions=_read_decisions(recover.folder))
 
     def unpruned(self) -> Candidate:
         """Return the dense network as the only candidate, for ``prune: {method: none}``."""
@@ -267,6 +273,7 @@ class Networks:
 
             from fairdeploy.pruning import recover
 
+            fair = self._fair_training()
             module = recover(
                 self._tunable(level),
                 self.splits["train"],
@@ -274,9 +281,13 @@ class Networks:
                 options=options,
                 seed=self.project.seed,
                 augment=load_object(options.augment, self.folder) if options.augment else None,
+                fair=fair,
                 progress=self.progress,
             )
             save_file(module.state_dict(), out / "weights.safetensors")
+            if fair is not None:
+                said = [entry.model_dump(mode="json") for entry in fair.decisions(f"recover[{_name(level)}]")]
+                (out / DECISIONS).write_text(json.dumps(said, indent=1))
 
         return self.store.run(
             "recover",
@@ -287,6 +298,31 @@ class Networks:
             options=options.model_dump(mode="json"),
             train=self.splits["train"].fingerprint,
             seed=self.project.seed,
+            **self._limits(),
+        )
+
+    def _limits(self) -> dict[str, Any]:
+        """Return what constraints add to a key in the store."""
+        limits = self.project.prune.constraints
+        if limits is None:
+            return {}
+        groups = {name: list(levels) for name, levels in self.project.groups.attributes.items()}
+        parts = {"constraints": limits.model_dump(mode="json"), "groups": groups}
+        return {**parts, "prune": self.splits["prune"].fingerprint}
+
+    def _fair_training(self) -> FairTraining | None:
+        from fairdeploy.pruning.fair import FairTraining
+
+        limits = self.project.prune.constraints
+        if limits is None:
+            return None
+        return FairTraining(
+            limits,
+            self.project.groups.attributes,
+            self.splits["train"].rows,
+            self.splits["prune"],
+            self.project.spec,
+            self.dense,
         )
 
     def _masks_file(self, level: float) -> Path:
@@ -329,6 +365,11 @@ class Networks:
         spec = self.project.spec
         example = dict(zip(spec.inputs, self.example_inputs, strict=True))
         return export_onnx(module, example, file, spec=spec, check_inputs=self._check_rows)
+
+
+def _read_decisions(folder: Path) -> tuple[LogEntry, ...]:
+    file = folder / DECISIONS
+    return tuple(LogEntry.model_validate(entry) for entry in json.loads(file.read_text())) if file.exists() else ()
 
 
 def _name(level: float) -> str:

@@ -79,7 +79,8 @@ def choose(
         record.model_copy(update={"chosen": one is chosen, "reason": why if one is chosen else f"on tune: {status}"})
         for one, status, record in judged
     )
-    return Choice(chosen, records, (LogEntry(station="choose", decision=chosen.name, reason=why),))
+    decided = (entry for one in candidates for entry in one.decisions)
+    return Choice(chosen, records, (*decided, LogEntry(station="choose", decision=chosen.name, reason=why)))
 
 
 def _record(one: Candidate, evidence: Evidence, latency_p50_ms: float) -> CandidateRecord:

@@ -123,22 +123,32 @@ class Constraints(Record):
     accuracy_drop: Fraction | None = None
     excess_drop: Fraction | None = None
 
+    @model_validator(mode="after")
+    def _something_is_limited(self) -> Constraints:
+        if all(limit is None for limit in vars(self).values()):
+            raise ValueError(f"give at least one limit: {', '.join(type(self).model_fields)}")
+        return self
+
 
 class Prune(Record):
     """How the network is made small.
 
     ``round_to: latency`` rounds channels to what is fast in the first target's runtime that runs on this machine.
+    ``constraints`` are what fine-tuning keeps to on the prune split.
     """
 
     method: Literal["magnitude", "none"] = "none"
     keep: Keep | None = None
     round_to: Annotated[int, Field(ge=1)] | Literal["latency"] = 8
     recover: Recover = Recover()
+    constraints: Constraints | None = None
 
     @model_validator(mode="after")
-    def _keep_goes_with_a_method(self) -> Prune:
+    def _parts_go_together(self) -> Prune:
         if (self.method == "none") != (self.keep is None):
             raise ValueError("give 'keep' with a pruning method, and leave it out with method: none")
+        if self.constraints is not None and (self.method == "none" or not self.recover.epochs):
+            raise ValueError("constraints are met by fine-tuning what was pruned: give recover.epochs and a method")
         return self
 
 

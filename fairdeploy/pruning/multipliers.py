@@ -36,7 +36,7 @@ class Multipliers:
 
     constraints: tuple[Constraint, ...]
     rate: float = 2.0
-    damping: float = 4.0
+    damping: float = 1.0
     most: float = 4.0
     values: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     _before: NDArray[np.float64] | None = None

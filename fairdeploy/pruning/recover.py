@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,16 +12,17 @@ from torch.nn import functional
 
 from fairdeploy.compaction.bake import private_copy
 from fairdeploy.compaction.training import is_trainable
-from fairdeploy.devices.runner import Refused, preprocess
 from fairdeploy.errors import DataError, StageError
 from fairdeploy.model import ModelSpec
 from fairdeploy.project import Recover
 from fairdeploy.pruning.base import StoredSplit
 from fairdeploy.pruning.determinism import set_deterministic
+from fairdeploy.pruning.fair import FairTraining
+from fairdeploy.pruning.network import Raw, as_fed, log_probabilities
 from fairdeploy.pruning.sampling import epoch_order
 from fairdeploy.usercode import user_errors
 
-Raw = Mapping[str, NDArray[np.generic]]
+LOOKS = 4  # at the constraints, in an epoch
 Augment = Callable[[Raw, np.random.Generator], Raw]
 
 
@@ -33,6 +34,7 @@ def recover(
     options: Recover,
     seed: int,
     augment: Augment | None = None,
+    fair: FairTraining | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """Fine-tune a copy: AdamW, a one-cycle rate, cross-entropy; one thread, the same bytes for the same seed.
@@ -49,6 +51,8 @@ def recover(
     seed : int
     augment : callable, optional
         Called with raw inputs by name [batch, ...] and the generator; returns the inputs to train on.
+    fair : FairTraining, optional
+        Weighs the rows under constraints.
     progress : callable, optional
         Called with the steps done and the steps in all.
 
@@ -69,7 +73,7 @@ def recover(
     _check(train, spec)
     tuned = private_copy(module).train()
     with set_deterministic(seed):
-        _fit(tuned, train, spec, options, np.random.default_rng(seed), augment, progress)
+        _fit(tuned, train, spec, options, np.random.default_rng(seed), augment, fair, progress)
     return tuned.eval()
 
 
@@ -80,6 +84,7 @@ def _fit(
     options: Recover,
     generator: np.random.Generator,
     augment: Augment | None,
+    fair: FairTraining | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     parameters = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
@@ -88,7 +93,7 @@ def _fit(
     total = per_epoch * options.epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=options.learning_rate, total_steps=total)
     labels = np.asarray(train.rows.labels, dtype=np.int64)
-    done = 0
+    done, look_every = 0, max(1, per_epoch // LOOKS)
     for _ in range(options.epochs):
         order = epoch_order(train.rows, options.sampling, generator)
         for step in range(per_epoch):
@@ -97,8 +102,8 @@ def _fit(
             if augment:
                 with user_errors("prune.recover.augment"):
                     raw = augment(raw, generator)
-            batch = _batch(spec, raw)
-            loss = _loss(tuned, batch, torch.from_numpy(labels[chosen]), spec)
+            found = log_probabilities(tuned, as_fed(spec, raw, "train"), spec)
+            loss = _loss(found, torch.from_numpy(labels[chosen]), None if fair is None else fair.weights(chosen))
             if not bool(torch.isfinite(loss)):
                 raise StageError(f"recover: the loss is not finite at step {done + 1}; lower recover.learning_rate")
             optimiser.zero_grad()
@@ -107,29 +112,17 @@ def _fit(
             done += 1
             if done < total:
                 schedule.step()
+            if fair is not None and (done % look_every == 0 or done == total):
+                fair.look(tuned, done)
             if progress is not None:
                 progress(done, total)
 
 
-def _batch(spec: ModelSpec, raw: Raw) -> tuple[Tensor, ...]:
-    """Return raw inputs as the network is fed them, preprocessed by what runs on the device."""
-    try:
-        inputs = preprocess(spec.model_dump(mode="json"), raw)
-    except Refused as error:
-        raise DataError(f"recover: the train split cannot be used: {error}") from error
-    return tuple(torch.from_numpy(inputs[name]) for name in spec.inputs)
-
-
-def _loss(tuned: nn.Module, batch: tuple[Tensor, ...], labels: Tensor, spec: ModelSpec) -> Tensor:
-    outputs = tuned(*batch)
-    first = outputs[0] if isinstance(outputs, tuple | list) else outputs
-    if first.shape != (len(labels), len(spec.classes)):
-        raise StageError(
-            f"recover: the network gives {list(first.shape)} for {len(labels)} rows, not [rows, {len(spec.classes)}]"
-        )
-    if spec.output == "probabilities":
-        return functional.nll_loss(first.clamp_min(torch.finfo(first.dtype).tiny).log(), labels)
-    return functional.cross_entropy(first, labels)
+def _loss(found: Tensor, labels: Tensor, weights: NDArray[np.float64] | None) -> Tensor:
+    """Return the mean cross-entropy, of weighed rows if there are weights [n]."""
+    if weights is None:
+        return functional.nll_loss(found, labels)
+    return (functional.nll_loss(found, labels, reduction="none") * torch.from_numpy(weights).to(found.dtype)).mean()
 
 
 def _check(train: StoredSplit, spec: ModelSpec) -> None:
