@@ -6,7 +6,8 @@
                       bake: masks and parametrisations become plain tensors      precision: float64 and back
                       canonical: fewer kinds of operations                       cells: recurrent layers, one by one
                       constants: what is computed from parameters alone          shapes: known without a run
-                      shuffles: picked one by one, and shuffled again            stored: tensors by their names
+                      shuffles: picked one by one, and shuffled again            own_tables: one for each reader
+                      stored: tensors by their names
     graph_labels  labels on every tensor, united along the graph
                       labels, relate, moves: blocks of labels and their algebra  label_rules: how, for each operation
                       closing: whether zeros close what is added up

@@ -184,7 +184,9 @@ def compact(
     """
     if isinstance(model, ExportedProgram):
         model = model.module(check_guards=False)
-    with torch.no_grad():
+    if not isinstance(model, nn.Module):
+        raise CompactionError(f"compact takes a module or an exported program, not {model!r:.80}")
+    with torch.inference_mode(False), torch.no_grad():  # liveness is a gradient
         try:
             return _compact(model, example_inputs, masks, check_inputs, wide_layer_norm)
         except FairdeployError:
@@ -207,9 +209,10 @@ def _compact(
     labelled = label_graph(trace(model, example_inputs, wide_layer_norm=wide_layer_norm))
     masked = model if masks is None else apply_masks(model, groups_of(labelled), masks)
     plain = baked(double(private_copy(masked).eval()))
-    for name, parameter in plain.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise CompactionError(f"parameter '{name}' is not finite: it holds NaN or infinity")
+    for kind, named in (("parameter", plain.named_parameters()), ("buffer", plain.named_buffers())):
+        for name, tensor in named:
+            if bool(tensor.isnan().any()) or (kind == "parameter" and not bool(tensor.isfinite().all())):
+                raise CompactionError(f"{kind} '{name}' is not finite: it holds NaN or infinity")
     expected = Expected.of(double(private_copy(masked).eval()), rows)
     _load(labelled, plain)
     removal = plan(labelled)

@@ -23,10 +23,13 @@ class Evaluated:
         What they are where the network is not in float64.
     names : dict of str to (str or None)
         The stored tensors, each with the parameter of the same shape that it was computed from.
+    following : set of str
+        Those that change with a parameter; the others are constants.
     """
 
     names: dict[str, str | None]
     dtypes: dict[str, torch.dtype]
+    following: set[str]
     _program: fx.GraphModule
     _into: fx.GraphModule
 
@@ -82,6 +85,7 @@ def evaluate_constants(graph_module: fx.GraphModule) -> Evaluated:
     with torch.no_grad():
         values = evaluator() if found else ()
     names: dict[str, str | None] = {}
+    following: set[str] = set()
     dtypes: dict[str, torch.dtype] = {}
     for node, value in zip(found, values, strict=True):
         if not isinstance(value, Tensor):
@@ -94,9 +98,23 @@ def evaluate_constants(graph_module: fx.GraphModule) -> Evaluated:
         new.meta["val"] = node.meta["val"]
         node.replace_all_uses_with(new)
         names[name], dtypes[name] = raw, node.meta["val"].dtype
+        if _from_parameters(node, graph_module):
+            following.add(name)
     graph.eliminate_dead_code()
     graph_module.recompile()
-    return Evaluated(names, dtypes, evaluator, graph_module)
+    return Evaluated(names, dtypes, following, evaluator, graph_module)
+
+
+def _from_parameters(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    """Return whether a parameter is among a node's ancestors."""
+    queue, seen = [node], set[fx.Node]()
+    while queue:
+        ancestor = queue.pop()
+        if ancestor.op == "get_attr" and isinstance(stored(graph_module, str(ancestor.target)), nn.Parameter):
+            return True
+        queue.extend(source for source in ancestor.all_input_nodes if source not in seen)
+        seen.update(ancestor.all_input_nodes)
+    return False
 
 
 def _same_shape(node: fx.Node, value: Tensor, constant: set[fx.Node], graph_module: fx.GraphModule) -> str | None:

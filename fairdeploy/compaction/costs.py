@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -46,6 +47,16 @@ def channel_groups(
     CompactionError
         If ``torch.export`` cannot follow the network with a free batch size.
     """
+    with torch.inference_mode(False):  # whether zeros close a channel is found by gradients
+        return _channel_groups(model, example_inputs, wide_layer_norm, latency_ms)
+
+
+def _channel_groups(
+    model: nn.Module | ExportedProgram,
+    example_inputs: tuple[Tensor, ...],
+    wide_layer_norm: bool,
+    latency_ms: Callable[[Sequence[Masks]], Sequence[float]] | None,
+) -> tuple[ChannelGroup, ...]:
     labelled = label_graph(trace(model, example_inputs, wide_layer_norm=wide_layer_norm))
     groups, macs = groups_of(labelled), macs_of_masks(labelled)
     alone: dict[str, Masks] = {g.name: {g.name: np.arange(g.size) == 0} for g in groups if g.prunable}

@@ -60,7 +60,7 @@ class Member:
 
 @dataclass(frozen=True)
 class GroupCost:
-    """What a network saves when one channel of a group is left.
+    """What a network saves at least when one channel of a group is left: what else falls silent then comes on top.
 
     Attributes
     ----------
@@ -166,9 +166,12 @@ def groups_of(labelled: LabelledGraph) -> tuple[ChannelGroup, ...]:
 def channels_by_group(labelled: LabelledGraph) -> dict[str, tuple[list[int], str | None]]:
     """Return for each group its channels (root labels, in order) and the reason why it is pinned, if it is.
 
-    What stands for a whole row of others (a head, in a table of biases by head) is no channel of its own.
+    What stands for a whole row of others (a head, in a table of biases by head) is no channel of its own, nor is what
+    constants alone have.
     """
     channels, labels = labelled.channels, labelled.labels
+    parameters = [n for n in labelled.stored_nodes() if isinstance(labelled.trace.tensor(n), nn.Parameter)]
+    held = set(channels.roots(block.ids for node in parameters for block in labelled.blocks[node]).tolist())
     produced = set(channels.roots(labelled.produced).tolist())
     rows = set(channels.roots([grid.rows for grid in labels.grids]).tolist()) - produced
     grid_of = np.full(labels.count, -1)
@@ -177,7 +180,7 @@ def channels_by_group(labelled: LabelledGraph) -> dict[str, tuple[list[int], str
     parts: dict[tuple[str, int, str | None, int], list[int]] = {}
     for root in np.unique(channels.root).tolist():
         owner, reason = labels.owner(root), channels.pinned(root)
-        if owner is not None and reason != WHOLE and root not in rows:
+        if owner is not None and reason != WHOLE and root not in rows and root in held:
             parts.setdefault((*owner, reason, int(grid_of[root])), []).append(root)
     groups: dict[str, tuple[list[int], str | None]] = {}
     for (owner_name, dim, reason, _), members in parts.items():
@@ -199,13 +202,19 @@ def check_masks(groups: Iterable[ChannelGroup], masks: Masks) -> None:
     CompactionError
         Naming the group: unknown, pinned, or a mask of another length or dtype.
     """
+    if not isinstance(masks, Mapping):
+        raise CompactionError(
+            f"masks: give a dict from groups' names to arrays of booleans, not {type(masks).__name__}"
+        )
     known = {group.name: group for group in groups}
     for name, mask in masks.items():
         group = known.get(name)
         if group is None:
             raise CompactionError(f"masks: there is no channel group '{name}'; known: {', '.join(known)}")
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (group.size,):
-            raise CompactionError(f"masks: '{name}' needs {group.size} booleans (true keeps a channel)")
+            raise CompactionError(
+                f"masks: '{name}' needs a numpy array of {group.size} booleans (true keeps a channel)"
+            )
         if not group.prunable and not mask.all():
             raise CompactionError(f"masks: '{name}' must stay whole ({group.reason})")
 

@@ -245,7 +245,8 @@ def _reduce(labelled: LabelledGraph, node: fx.Node) -> Blocks:
     reduced = ops.dims_of(node, rank)
     dropped = len(labelled.shapes[node]) < rank
     result = [None if dim in reduced else dim for dim in range(rank) if not (dropped and dim in reduced)]
-    stiff = () if node.target in ops.TOTAL else tuple(reduced)
+    adds_up = node.target in ops.TOTAL and source.meta["val"].is_floating_point()  # numbers may be counts of zeros
+    stiff = () if adds_up else tuple(reduced)
     return _meet(labelled, node, [(source, range(rank))], result, stiff)
 
 

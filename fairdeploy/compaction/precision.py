@@ -41,9 +41,19 @@ def double(module: nn.Module) -> nn.Module:
     return module
 
 
+def named_dtypes(module: nn.Module) -> dict[str, torch.dtype]:
+    """Return the dtypes of a module's parameters, buffers and plain attributes that are tensors, by dotted name."""
+    found = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+    for owner_name, owner in module.named_modules():
+        for leaf, value in vars(owner).items():
+            if isinstance(value, Tensor):
+                found[f"{owner_name}.{leaf}".lstrip(".")] = value.dtype
+    return found
+
+
 def dtypes_of(model: nn.Module, traced: dict[str, torch.dtype]) -> Mapping[str, torch.dtype]:
     """Return the dtype of every tensor before `double`, a new one taking that of the others."""
-    known = traced | {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    known = traced | named_dtypes(model)
     floating = [dtype for dtype in known.values() if dtype.is_floating_point]
     return defaultdict(lambda: floating[0] if floating else torch.float32, known)
 
@@ -55,9 +65,10 @@ def restore(module: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(dtypes[name])
     for owner_name, owner in module.named_modules():
-        for leaf, buffer in owner._buffers.items():
-            if buffer is not None and buffer.is_floating_point():
-                owner._buffers[leaf] = buffer.to(dtypes[f"{owner_name}.{leaf}".lstrip(".")])
+        for tensors in (owner._buffers, vars(owner)):
+            for leaf, value in list(tensors.items()):
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    tensors[leaf] = value.to(dtypes[f"{owner_name}.{leaf}".lstrip(".")])
     if isinstance(module, fx.GraphModule):
         for node in module.graph.nodes:
             if "dtype" in node.meta:

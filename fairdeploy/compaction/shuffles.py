@@ -15,6 +15,10 @@ from fairdeploy.compaction import ops
 from fairdeploy.compaction.ops import aten
 from fairdeploy.compaction.shapes import Shapes, call
 
+PICKED = "_index_"  # how surgery names the numbers that an operation picks by
+_ORDER = "_shuffle_"
+_LINKS = ops.PERMUTE | {aten.clone.default, aten.contiguous.default}
+
 
 def pick_shuffled(graph_module: fx.GraphModule, shapes: Shapes) -> None:
     """Replace every shuffle of dimension 1 by a choice of its channels in their new order, in place."""
@@ -25,8 +29,9 @@ def pick_shuffled(graph_module: fx.GraphModule, shapes: Shapes) -> None:
             continue
         source, rows = shuffle
         order = _order(shapes[node][1], rows)
-        name = orders.setdefault((len(order), rows), f"_shuffle_{len(orders)}")
-        graph_module.register_buffer(name, order)
+        name = orders.setdefault((len(order), rows), f"{_ORDER}{len(orders)}")
+        if not hasattr(graph_module, name):
+            graph_module.register_buffer(name, order)
         with graph.inserting_before(node):
             index = graph.get_attr(name)
             index.meta["val"] = node.meta["val"].fake_mode.from_tensor(order)
@@ -37,11 +42,12 @@ def shuffle_picked(graph_module: fx.GraphModule) -> None:
     """Write every choice of channels that is a shuffle as one again, in place."""
     graph = graph_module.graph
     for node in list(graph.nodes):
-        if node.target is not aten.index_select.default or node.args[1] != 1 or node.args[2].op != "get_attr":
+        if node.target is not aten.index_select.default or node.args[1] != 1 or node.meta["val"].ndim < 3:
             continue
-        order = graph_module.get_buffer(node.args[2].target)
-        if node.meta["val"].ndim < 3:  # which the operation does not take
+        name = str(node.args[2].target)
+        if not name.startswith((_ORDER, PICKED)):
             continue
+        order = graph_module.get_buffer(name)
         divisors = (rows for rows in range(2, len(order)) if len(order) % rows == 0)
         rows = next((rows for rows in divisors if torch.equal(order, _order(len(order), rows))), None)
         if rows is not None:
@@ -56,9 +62,9 @@ def _shuffle(node: fx.Node, shapes: Shapes) -> tuple[fx.Node, int] | None:
         source, rows = node.args
         return source, rows  # type: ignore[return-value]
     chain: list[Any] = [node]
-    while chain[-1].target in ops.SAME | ops.PERMUTE or len(chain) == 1:
-        if chain[-1].target not in ops.VIEW | ops.SAME | ops.PERMUTE:
-            return None
+    if node.target not in ops.VIEW:
+        return None
+    while chain[-1].target in _LINKS or len(chain) == 1:
         chain.append(chain[-1].args[0])
     view = chain[-1]
     if view.target not in ops.VIEW or shapes[view.args[0]] != shapes[node] or len(shapes[node]) < 2:

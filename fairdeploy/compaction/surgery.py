@@ -14,10 +14,11 @@ from torch import Tensor, fx, nn
 
 from fairdeploy.compaction import ops
 from fairdeploy.compaction.graph_labels import LabelledGraph
+from fairdeploy.compaction.own_tables import join_tables
 from fairdeploy.compaction.plan import Plan
 from fairdeploy.compaction.rewrites import Arguments
 from fairdeploy.compaction.selection import take
-from fairdeploy.compaction.shuffles import shuffle_picked
+from fairdeploy.compaction.shuffles import PICKED, shuffle_picked
 from fairdeploy.compaction.stored import put, stored
 from fairdeploy.compaction.wide_norm import Lost, widen
 from fairdeploy.errors import CompactionError
@@ -160,7 +161,7 @@ def carry_out(graph_module: fx.GraphModule, surgery: Surgery) -> None:
     for name, tensor in surgery.tensors.items():
         put(graph_module, name, tensor)
     for count, (node, new) in enumerate(surgery.arguments.items()):
-        _set_arguments(graph_module, node, new, f"_index_{count}")
+        _set_arguments(graph_module, node, new, f"{PICKED}{count}")
     for name, node in surgery.new_biases.items():
         with graph.inserting_before(node):
             bias = graph.get_attr(name)
@@ -185,6 +186,7 @@ def carry_out(graph_module: fx.GraphModule, surgery: Surgery) -> None:
             with graph.inserting_before(node):
                 node.replace_all_uses_with(graph.get_attr(f"_always_{count}"))
     shuffle_picked(graph_module)
+    join_tables(graph_module)
     graph.eliminate_dead_code()
     graph.lint()
     _forget_unused(graph_module)

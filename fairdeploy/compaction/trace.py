@@ -15,7 +15,8 @@ from torch.export import ExportedProgram
 from fairdeploy.compaction.bake import baked
 from fairdeploy.compaction.canonical import canonicalise
 from fairdeploy.compaction.constants import Evaluated, evaluate_constants
-from fairdeploy.compaction.precision import double, to_double
+from fairdeploy.compaction.own_tables import part_tables
+from fairdeploy.compaction.precision import double, named_dtypes, to_double
 from fairdeploy.compaction.quiet import INSTEAD
 from fairdeploy.compaction.shapes import shapes_of
 from fairdeploy.compaction.stored import stored
@@ -87,12 +88,13 @@ def trace(
     check_example_inputs(example_inputs)
     inputs = tuple(rows_of(example, BATCH) for example in example_inputs)
     graph_module = exported(model, inputs)
-    dtypes = {name: tensor.dtype for name, tensor in graph_module.state_dict().items()}
+    dtypes = named_dtypes(graph_module)
     double(graph_module)
     inputs = tuple(to_double(value) for value in inputs)
     canonicalise(graph_module)
     evaluated = evaluate_constants(graph_module)
     dtypes |= evaluated.dtypes
+    part_tables(graph_module, evaluated.following)
     return Trace(graph_module, inputs, dtypes, evaluated, wide_layer_norm)
 
 
@@ -158,6 +160,8 @@ def _user_line(error: BaseException) -> str:
     """Return the last line of code outside torch that an error passed through."""
     frames: Iterable[traceback.FrameSummary] = reversed(traceback.extract_tb(error.__traceback__))
     for frame in frames:
+        if frame.filename.startswith("<"):  # code that a graph generated
+            continue
         if "/torch/" not in frame.filename.replace("\\", "/") and "fairdeploy/compaction" not in frame.filename:
             return f" (at {frame.filename}:{frame.lineno}: {frame.line})"
     return ""

@@ -20,8 +20,9 @@ from fairdeploy.compaction.bake import baked
 from fairdeploy.compaction.canonical import canonicalise
 from fairdeploy.compaction.constants import evaluate_constants
 from fairdeploy.compaction.graph_labels import label_graph
+from fairdeploy.compaction.own_tables import part_tables
 from fairdeploy.compaction.plan import plan
-from fairdeploy.compaction.precision import double, to_double
+from fairdeploy.compaction.precision import double, named_dtypes, to_double
 from fairdeploy.compaction.proof import Expected
 from fairdeploy.compaction.quiet import INSTEAD, WHETHER, IfTraining, quieten
 from fairdeploy.compaction.stored import stored
@@ -106,11 +107,12 @@ def _trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
     inputs = tuple(rows_of(example, BATCH) for example in example_inputs)
     graph_module = exported(model, inputs, training=True)
     quieten(graph_module, name)
-    dtypes = {name: tensor.dtype for name, tensor in graph_module.state_dict().items()}
+    dtypes = named_dtypes(graph_module)
     double(graph_module)
     canonicalise(graph_module)
     parameters = {node: len(node.users) for node in graph_module.graph.nodes if _is_parameter(graph_module, node)}
     evaluated = evaluate_constants(graph_module)
+    part_tables(graph_module, evaluated.following)
     for node, users in parameters.items():
         if len(node.users) < users:
             raise CompactionError(

@@ -119,7 +119,7 @@ def save_graph(graph_module: fx.GraphModule, directory: Path) -> None:
             (Path(work) / name).replace(directory / name)
 
 
-def load_graph(directory: Path) -> fx.GraphModule:
+def load_graph(directory: str | Path) -> fx.GraphModule:
     """Return the graph that `save_graph` wrote, on the CPU and in evaluation mode.
 
     Raises
@@ -127,6 +127,7 @@ def load_graph(directory: Path) -> fx.GraphModule:
     IntegrityError
         If a file is missing, damaged, or anything other than what `save_graph` writes.
     """
+    directory = Path(directory)
     try:
         return _graph_module((directory / GRAPH).read_bytes(), (directory / WEIGHTS).read_bytes())
     except (OSError, ValueError, SafetensorError) as error:

@@ -72,10 +72,10 @@ def test_a_forward_with_keywords_only() -> None:
 @pytest.mark.parametrize(
     ("masks", "said"),
     [
-        ({"enter.weight": np.ones(5, bool)}, "needs 6 booleans"),
-        ({"enter.weight": np.ones((6, 1), bool)}, "needs 6 booleans"),
-        ({"enter.weight": np.ones(6)}, "needs 6 booleans"),
-        ({"enter.weight": torch.ones(6, dtype=torch.bool)}, "needs 6 booleans"),
+        ({"enter.weight": np.ones(5, bool)}, "needs a numpy array of 6 booleans"),
+        ({"enter.weight": np.ones((6, 1), bool)}, "needs a numpy array of 6 booleans"),
+        ({"enter.weight": np.ones(6)}, "needs a numpy array of 6 booleans"),
+        ({"enter.weight": torch.ones(6, dtype=torch.bool)}, "needs a numpy array of 6 booleans"),
         ({"enter": np.ones(6, bool)}, "no channel group 'enter'; known: .*enter.weight"),
         ({"leave.weight": np.array([True, False])}, "must stay whole"),
         ({"enter.weight": np.zeros(6, bool)}, "cut the network through: .* \\('enter.weight' lets nothing through"),
