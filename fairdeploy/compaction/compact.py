@@ -218,7 +218,7 @@ def _compact(
     removal = plan(labelled)
     surgery = prepare(labelled, removal)
     recomputed = [name for name in labelled.trace.evaluated.names if _shrinks(labelled, surgery, name)]
-    graph = labelled.trace.graph_module
+    graph, groups = labelled.trace.graph_module, channels_by_group(labelled)
     carry_out(graph, surgery)
     proof = expected.prove(graph)
     own, why_not = _own_class(plain, surgery, labelled, recomputed, expected)
@@ -227,7 +227,6 @@ def _compact(
         if network is not None:
             restore(network, dtypes)
     module, before = graph if own is None else own, baked(model)
-    groups = channels_by_group(labelled)
     return CompactModel(
         module=module,
         graph_module=graph,

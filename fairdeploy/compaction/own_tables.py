@@ -6,16 +6,19 @@ are equal at the end become one again.
 
 from __future__ import annotations
 
-import torch
-from torch import fx, nn
+from collections import Counter
 
+import torch
+from torch import Tensor, fx, nn
+
+from fairdeploy.compaction import ops
 from fairdeploy.compaction.stored import stored
 
 _TABLE = "_table_"
 
 
 def part_tables(graph_module: fx.GraphModule, computed: set[str]) -> None:
-    """Give every reader of a floating constant a copy of its own, in place.
+    """Give every reader of a floating constant, or of a part of it, a copy of its own, in place.
 
     Parameters
     ----------
@@ -23,18 +26,26 @@ def part_tables(graph_module: fx.GraphModule, computed: set[str]) -> None:
     computed : set of str
         Names of tensors that are computed from parameters: no constants.
     """
-    graph, count = graph_module.graph, 0
-    for node in [node for node in graph.nodes if node.op == "get_attr"]:
-        tensor = stored(graph_module, str(node.target))
-        if isinstance(tensor, nn.Parameter) or node.target in computed or not tensor.is_floating_point():
-            continue
-        for user in list(node.users)[1:]:
-            name, count = f"{_TABLE}{count}", count + 1
-            graph_module.register_buffer(name, tensor.detach().clone())
-            with graph.inserting_before(user):
-                own = graph.get_attr(name)
-            own.meta = dict(node.meta)
-            user.replace_input_with(node, own)
+    graph, values, table = graph_module.graph, dict[fx.Node, Tensor](), dict[fx.Node, str]()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            tensor = stored(graph_module, str(node.target))
+            if not isinstance(tensor, nn.Parameter) and node.target not in computed and tensor.is_floating_point():
+                values[node], table[node] = tensor, str(node.target)
+        elif node.target in ops.MOVE and len(node.all_input_nodes) == 1 and node.args[0] in values:
+            moved = node.target(values[node.args[0]], *node.args[1:], **node.kwargs)
+            if moved.numel() <= values[node.args[0]].numel():
+                values[node], table[node] = moved, table[node.args[0]]
+    readings = [(node, user) for node in values for user in node.users if user not in values]
+    often = Counter(name for name, _ in {(table[node], user) for node, user in readings})
+    for count, (node, user) in enumerate(reading for reading in readings if often[table[reading[0]]] > 1):
+        name = f"{_TABLE}{count}"
+        graph_module.register_buffer(name, values[node].detach().clone())
+        with graph.inserting_before(user):
+            own = graph.get_attr(name)
+        own.meta = dict(node.meta)
+        user.replace_input_with(node, own)
+    graph.eliminate_dead_code()
 
 
 def join_tables(graph_module: fx.GraphModule) -> None:

@@ -269,7 +269,7 @@ def test_a_file_of_rows_that_cannot_be_read(write, says, here, capsys):
         ('{"first.weight": "0121"}', 2, "the mask of 'first.weight' is no list of zeros and ones"),
         ('{"first.weight": [[1, 0], [1]]}', 2, "the mask of 'first.weight' is no list of zeros and ones"),
         ('{"first.weight": "no"}', 2, "the mask of 'first.weight' is no list of zeros and ones"),
-        ('{"first.weight": "01"}', 3, "'first.weight' needs 8 booleans"),
+        ('{"first.weight": "01"}', 3, "'first.weight' needs a numpy array of 8 booleans"),
         ('{"frist.weight": "01"}', 3, "there is no channel group 'frist.weight'; known: first.weight"),
     ],
 )

@@ -216,9 +216,9 @@ def test_masks_close_producers_norms_biases_and_consumers_and_nothing_else() -> 
     ("masks", "said"),
     [
         ({"stem": np.ones(6, bool)}, "no channel group 'stem'"),
-        ({"stem.0.weight": np.ones(5, bool)}, "needs 6 booleans"),
-        ({"stem.0.weight": np.ones(6)}, "needs 6 booleans"),
-        ({"stem.0.weight": [True] * 6}, "needs 6 booleans"),
+        ({"stem.0.weight": np.ones(5, bool)}, "needs a numpy array of 6 booleans"),
+        ({"stem.0.weight": np.ones(6)}, "needs a numpy array of 6 booleans"),
+        ({"stem.0.weight": [True] * 6}, "needs a numpy array of 6 booleans"),
         ({"head.weight": np.array([True, False])}, "must stay whole"),
     ],
 )
