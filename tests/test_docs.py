@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 EVIDENCE = ROOT / "docs" / "evidence.md"
 GATES = ROOT / "docs" / "gates.md"
 COMPACTION = ROOT / "docs" / "compaction.md"
+FAIR_PRUNING = ROOT / "docs" / "fair-pruning.md"
 TINY = re.compile(
     r"nothing at all|at most \S+ of the largest output|\de[-+]\d+"
 )  # what is left of float64's rounding differs between machines
@@ -40,17 +41,18 @@ def test_the_document_shows_what_the_command_prints(
     assert blocks.shown(EVIDENCE, command, printed).strip() == printed.strip()
 
 
-def test_compaction_is_explained_by_what_runs(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("document", [COMPACTION, FAIR_PRUNING], ids=lambda path: path.stem)
+def test_a_method_is_explained_by_what_runs(
+    document: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One after the other, as a reader would type them."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "100")
     names: dict[str, Any] = {}
-    for example in blocks.examples(COMPACTION):
+    for example in blocks.examples(document):
         command = example.startswith("fairdeploy ")
         printed = blocks.run(example, capsys) if command else blocks.run_python(example, names, capsys)
-        shown = blocks.shown(COMPACTION, example, printed)
+        shown = blocks.shown(document, example, printed)
         assert TINY.sub("#", " ".join(shown.split())) == TINY.sub("#", " ".join(printed.split()))
 
 
