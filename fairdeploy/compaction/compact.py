@@ -21,7 +21,7 @@ from fairdeploy.compaction.macs import count_bytes, count_macs, count_parameters
 from fairdeploy.compaction.plan import Plan, plan
 from fairdeploy.compaction.precision import double, dtypes_of, restore
 from fairdeploy.compaction.proof import Expected, Proof, check_inputs_for
-from fairdeploy.compaction.stored import stored
+from fairdeploy.compaction.stored import find, stored
 from fairdeploy.compaction.surgery import Surgery, carry_out, prepare
 from fairdeploy.compaction.trace import BATCH, exported, rows_of, trace
 from fairdeploy.errors import CompactionError, FairdeployError
@@ -261,10 +261,9 @@ def _load(labelled: LabelledGraph, plain: nn.Module) -> None:
     tensors = dict(plain.named_parameters(remove_duplicate=False)) | dict(plain.named_buffers(remove_duplicate=False))
     with torch.no_grad():
         for name, tensor in tensors.items():
-            try:
-                stored(graph, name).copy_(tensor)
-            except (AttributeError, CompactionError):
-                continue
+            place = find(graph, name)
+            if place is not None:
+                place.copy_(tensor)
     labelled.trace.evaluated.refresh()
 
 

@@ -214,9 +214,7 @@ def _batch_norm(at: Influences, node: fx.Node, of: Of) -> Tensor:
         source = _spread(source, range(2, source.ndim))
     elif node.args[5]:
         source = _spread(source, (d for d in range(source.ndim) if d != 1))
-    if not isinstance(gamma, fx.Node):
-        return source
-    return source * at.nonzero(gamma).reshape([-1 if d == 1 else 1 for d in range(source.ndim)])
+    return _by_channel(at, source, gamma)
 
 
 def _layer_norm(at: Influences, node: fx.Node, of: Of) -> Tensor:
@@ -229,10 +227,14 @@ def _layer_norm(at: Influences, node: fx.Node, of: Of) -> Tensor:
 def _group_norm(at: Influences, node: fx.Node, of: Of) -> Tensor:
     source, gamma = of(node.args[0]), ops.argument(node, 2, "weight")  # type: ignore[arg-type]
     grouped = source.reshape(source.shape[0], int(node.args[1]), -1)  # type: ignore[arg-type]
-    spread = _spread(grouped, [2]).reshape(source.shape)
+    return _by_channel(at, _spread(grouped, [2]).reshape(source.shape), gamma)
+
+
+def _by_channel(at: Influences, source: Tensor, gamma: Any) -> Tensor:
+    """Let nothing through where a norm's scale, if it has one, is zero."""
     if not isinstance(gamma, fx.Node):
-        return spread
-    return spread * at.nonzero(gamma).reshape([-1 if d == 1 else 1 for d in range(source.ndim)])
+        return source
+    return source * at.nonzero(gamma).reshape([-1 if d == 1 else 1 for d in range(source.ndim)])
 
 
 def _prelu(at: Influences, node: fx.Node, of: Of) -> Tensor:

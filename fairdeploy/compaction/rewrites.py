@@ -47,6 +47,10 @@ class _At:
     node: fx.Node
 
     @property
+    def unchanged(self) -> Arguments:
+        return Arguments(self.node.args, dict(self.node.kwargs))
+
+    @property
     def source(self) -> fx.Node:
         return self.node.all_input_nodes[0]
 
@@ -133,7 +137,7 @@ def _slice(at: _At) -> Arguments:
     dim = int(ops.argument(at.node, 1, "dim", 0)) % len(at.labelled.shapes[at.source])
     kept = at.along(at.source, dim)
     if kept.all():
-        return Arguments(at.node.args, dict(at.node.kwargs))
+        return at.unchanged
     step = int(ops.argument(at.node, 4, "step", 1))
     bounds = slice(ops.argument(at.node, 2, "start"), ops.argument(at.node, 3, "end"), step).indices(len(kept))
     picked = np.arange(*bounds)
@@ -185,11 +189,11 @@ def _index(at: _At) -> Arguments:
         dim = next((place for place, index in enumerate(indices) if index is not None), 0)
         index = indices[dim]
         if sum(other is not None for other in indices) != 1:
-            return Arguments(at.node.args, dict(at.node.kwargs))
+            return at.unchanged
     dim %= len(at.labelled.shapes[at.source])
     kept, numbers = at.along(at.source, dim), at.values[index]
     if kept.all():
-        return Arguments(at.node.args, dict(at.node.kwargs))
+        return at.unchanged
     if numbers.dtype is torch.bool or numbers.ndim != 1:
         raise NotRewritten(at.node)
     picked = numbers.numpy() % len(kept)
@@ -204,7 +208,7 @@ def _convolution(at: _At) -> Arguments:
     weight = ops.argument(at.node, 1, "weight")
     across = at.labelled.grouped.get(weight)
     if across is None:
-        return Arguments(at.node.args, dict(at.node.kwargs))
+        return at.unchanged
     groups = groups_that_stay(at.labelled, at.selections, at.node, at.source)
     return Arguments(*ops.with_argument(at.node, 6, "groups", groups))
 

@@ -16,6 +16,14 @@ def stored(module: nn.Module, target: str) -> Tensor:
     return value
 
 
+def find(module: nn.Module, target: str) -> Tensor | None:
+    """Return a module's tensor by its dotted name, or None where there is none."""
+    try:
+        return stored(module, target)
+    except (AttributeError, CompactionError):
+        return None
+
+
 def put(module: nn.Module, name: str, tensor: Tensor) -> None:
     """Replace or add a module's parameter or buffer by its dotted name."""
     owner_name, _, leaf = name.rpartition(".")

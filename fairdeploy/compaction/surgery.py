@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from fairdeploy.compaction import ops
 from fairdeploy.compaction.graph_labels import LabelledGraph
@@ -19,9 +19,8 @@ from fairdeploy.compaction.plan import Plan
 from fairdeploy.compaction.rewrites import Arguments
 from fairdeploy.compaction.selection import take
 from fairdeploy.compaction.shuffles import PICKED, shuffle_picked
-from fairdeploy.compaction.stored import put, stored
+from fairdeploy.compaction.stored import find, put
 from fairdeploy.compaction.wide_norm import Lost, widen
-from fairdeploy.errors import CompactionError
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _into_bias(labelled: LabelledGraph, surgery: Surgery, node: fx.Node, constan
         name in surgery.tensors
         or not labelled.is_stored_once(weight)
         or weight.op != "get_attr"
-        or _exists(labelled.trace.graph_module, name)
+        or find(labelled.trace.graph_module, name) is not None
     ):
         return False
     outputs = surgery.tensors[str(weight.target)].shape[0 if node.target not in ops.TRANSPOSED else 1]
@@ -223,11 +222,3 @@ def _forget_unused(graph_module: fx.GraphModule) -> None:
             for leaf in [leaf for leaf in tensors if f"{owner_name}.{leaf}".lstrip(".") not in used]:
                 del tensors[leaf]
     graph_module.delete_all_unused_submodules()
-
-
-def _exists(module: nn.Module, name: str) -> bool:
-    try:
-        stored(module, name)
-    except (AttributeError, CompactionError):
-        return False
-    return True
