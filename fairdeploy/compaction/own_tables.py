@@ -30,7 +30,8 @@ def part_tables(graph_module: fx.GraphModule, computed: set[str]) -> None:
     for node in graph.nodes:
         if node.op == "get_attr":
             tensor = stored(graph_module, str(node.target))
-            if not isinstance(tensor, nn.Parameter) and node.target not in computed and tensor.is_floating_point():
+            changes = isinstance(tensor, nn.Parameter) or node.target in computed or _is_statistic(node)
+            if not changes and tensor.is_floating_point():
                 values[node], table[node] = tensor, str(node.target)
         elif node.target in ops.MOVE and len(node.all_input_nodes) == 1 and node.args[0] in values:
             moved = node.target(values[node.args[0]], *node.args[1:], **node.kwargs)
@@ -46,6 +47,11 @@ def part_tables(graph_module: fx.GraphModule, computed: set[str]) -> None:
         own.meta = dict(node.meta)
         user.replace_input_with(node, own)
     graph.eliminate_dead_code()
+
+
+def _is_statistic(node: fx.Node) -> bool:
+    """Return whether a norm may write to what a node reads, in training."""
+    return any(user.target in ops.BATCH_NORM | ops.INSTANCE_NORM for user in node.users)
 
 
 def join_tables(graph_module: fx.GraphModule) -> None:
