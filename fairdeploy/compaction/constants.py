@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fairdeploy.compaction import ops
-from fairdeploy.compaction.stored import stored
+from fairdeploy.compaction.stored import free_name, stored
 
 _SIMPLE = ops.MOVE | ops.SAME | ops.INDEX
 
@@ -91,7 +91,7 @@ def evaluate_constants(graph_module: fx.GraphModule) -> Evaluated:
         if not isinstance(value, Tensor):
             continue
         raw = _same_shape(node, value, constant, graph_module)
-        name = _free(graph_module, (raw or str(node.name)) + "_evaluated")
+        name = free_name(graph_module, (raw or str(node.name)) + "_evaluated")
         _set(graph_module, name, value.detach().clone(), trainable=raw is not None and value.is_floating_point())
         with graph.inserting_before(node):
             new = graph.get_attr(name)
@@ -140,13 +140,3 @@ def _set(module: nn.Module, target: str, value: Tensor, *, trainable: bool) -> N
         owner.register_parameter(leaf, nn.Parameter(value))
     else:
         owner.register_buffer(leaf, value)
-
-
-def _free(module: nn.Module, target: str) -> str:
-    owner_name, _, leaf = target.rpartition(".")
-    owner = module.get_submodule(owner_name)
-    name, count = leaf, 1
-    while hasattr(owner, name):
-        count += 1
-        name = f"{leaf}{count}"
-    return f"{owner_name}.{name}".lstrip(".")

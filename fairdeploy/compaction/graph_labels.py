@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from fairdeploy.compaction.labels import Block, Channels, Ids, Labels
 from fairdeploy.compaction.shapes import shapes_of
@@ -113,9 +113,10 @@ def _label_stored_tensors(labelled: LabelledGraph) -> None:
     shapes = {name: labelled.shapes[users[0]] for name, users in nodes.items()}
     places = [(name, dim) for name, shape in shapes.items() for dim, size in enumerate(shape) if size > 1]
 
-    def producers_first(place: tuple[str, int]) -> tuple[bool, bool, int, int]:
+    def producers_first(place: tuple[str, int]) -> tuple[bool, bool, bool, int, int]:
         name, dim = place
-        return dim > 0, len(shapes[name]) < 2, order.get(name, len(order)), dim
+        constant = not isinstance(trace.tensor(nodes[name][0]), nn.Parameter)
+        return constant, dim > 0, len(shapes[name]) < 2, order.get(name, len(order)), dim
 
     blocks: dict[str, list[Block]] = {name: [] for name in nodes}
     for name, dim in sorted(places, key=producers_first):

@@ -6,25 +6,30 @@ are equal at the end become one again.
 
 from __future__ import annotations
 
-from collections import Counter
-
 import torch
 from torch import Tensor, fx, nn
 
 from fairdeploy.compaction import ops
-from fairdeploy.compaction.stored import stored
+from fairdeploy.compaction.stored import free_name, stored
 
-_TABLE = "_table_"
+_TABLE = "_table"
 
 
-def part_tables(graph_module: fx.GraphModule, computed: set[str]) -> None:
+def part_tables(graph_module: fx.GraphModule, computed: set[str]) -> dict[str, str]:
     """Give every reader of a floating constant, or of a part of it, a copy of its own, in place.
+
+    A table whose parts overlap stays: apart, they would take more room.
 
     Parameters
     ----------
     graph_module : GraphModule
     computed : set of str
         Names of tensors that are computed from parameters: no constants.
+
+    Returns
+    -------
+    dict of str to str
+        The copies' names, each with that of its table.
     """
     graph, values, table = graph_module.graph, dict[fx.Node, Tensor](), dict[fx.Node, str]()
     for node in graph.nodes:
@@ -34,19 +39,24 @@ def part_tables(graph_module: fx.GraphModule, computed: set[str]) -> None:
             if not changes and tensor.is_floating_point():
                 values[node], table[node] = tensor, str(node.target)
         elif node.target in ops.MOVE and len(node.all_input_nodes) == 1 and node.args[0] in values:
-            moved = node.target(values[node.args[0]], *node.args[1:], **node.kwargs)
-            if moved.numel() <= values[node.args[0]].numel():
-                values[node], table[node] = moved, table[node.args[0]]
+            values[node] = node.target(values[node.args[0]], *node.args[1:], **node.kwargs)
+            table[node] = table[node.args[0]]
     readings = [(node, user) for node in values for user in node.users if user not in values]
-    often = Counter(name for name, _ in {(table[node], user) for node, user in readings})
-    for count, (node, user) in enumerate(reading for reading in readings if often[table[reading[0]]] > 1):
-        name = f"{_TABLE}{count}"
-        graph_module.register_buffer(name, values[node].detach().clone())
-        with graph.inserting_before(user):
-            own = graph.get_attr(name)
-        own.meta = dict(node.meta)
-        user.replace_input_with(node, own)
+    copies: dict[str, str] = {}
+    for name in dict.fromkeys(table.values()):
+        own = [(node, user) for node, user in readings if table[node] == name]
+        parts = {(p.storage_offset(), p.shape, p.stride()): p.numel() for p in (values[node] for node, _ in own)}
+        if len({user for _, user in own}) > 1 and sum(parts.values()) <= stored(graph_module, name).numel():
+            for node, user in own:
+                copy = free_name(graph_module, _TABLE)
+                copies[copy] = name
+                graph_module.register_buffer(copy, values[node].detach().clone())
+                with graph.inserting_before(user):
+                    reader = graph.get_attr(copy)
+                reader.meta = {**node.meta, "table": name}
+                user.replace_input_with(node, reader)
     graph.eliminate_dead_code()
+    return copies
 
 
 def _is_statistic(node: fx.Node) -> bool:
@@ -55,17 +65,15 @@ def _is_statistic(node: fx.Node) -> bool:
 
 
 def join_tables(graph_module: fx.GraphModule) -> None:
-    """Let readers share those copies that are equal, in place."""
-    nodes = [node for node in graph_module.graph.nodes if node.op == "get_attr"]
-    copies = [node for node in nodes if str(node.target).startswith(_TABLE)]
-    first = [node for node in nodes if not str(node.target).startswith(_TABLE)]
-    for node in copies:
-        table = stored(graph_module, str(node.target))
-        for other in first:
-            shared = stored(graph_module, str(other.target))
-            same = not isinstance(shared, nn.Parameter) and table.dtype == shared.dtype and table.shape == shared.shape
-            if same and torch.equal(table, shared):
+    """Let readers of one table share those copies that are still equal, in place."""
+    first: dict[str, list[fx.Node]] = {}
+    for node in graph_module.graph.nodes:
+        if "table" in node.meta and node.op == "get_attr":
+            others = first.setdefault(node.meta["table"], [])
+            mine = stored(graph_module, str(node.target))
+            equal = (other for other in others if torch.equal(stored(graph_module, str(other.target)), mine))
+            other = next(equal, None)
+            if other is None:
+                others.append(node)
+            else:
                 node.target = other.target
-                break
-        else:
-            first.append(node)

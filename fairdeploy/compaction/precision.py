@@ -44,6 +44,7 @@ def double(module: nn.Module) -> nn.Module:
 def named_dtypes(module: nn.Module) -> dict[str, torch.dtype]:
     """Return the dtypes of a module's parameters, buffers and plain attributes that are tensors, by dotted name."""
     found = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+    found |= {name: tensor.dtype for name, tensor in module.named_buffers(remove_duplicate=False)}
     for owner_name, owner in module.named_modules():
         for leaf, value in vars(owner).items():
             if isinstance(value, Tensor):

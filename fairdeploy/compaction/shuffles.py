@@ -14,9 +14,10 @@ from torch import Tensor, fx
 from fairdeploy.compaction import ops
 from fairdeploy.compaction.ops import aten
 from fairdeploy.compaction.shapes import Shapes, call
+from fairdeploy.compaction.stored import free_name
 
-PICKED = "_index_"  # how surgery names the numbers that an operation picks by
-_ORDER = "_shuffle_"
+PICKED = "_index"  # how surgery names the numbers that an operation picks by
+_ORDER = "_shuffle"
 _LINKS = ops.PERMUTE | {aten.clone.default, aten.contiguous.default}
 
 
@@ -29,11 +30,11 @@ def pick_shuffled(graph_module: fx.GraphModule, shapes: Shapes) -> None:
             continue
         source, rows = shuffle
         order = _order(shapes[node][1], rows)
-        name = orders.setdefault((len(order), rows), f"{_ORDER}{len(orders)}")
-        if not hasattr(graph_module, name):
-            graph_module.register_buffer(name, order)
+        if (len(order), rows) not in orders:
+            orders[len(order), rows] = free_name(graph_module, _ORDER)
+            graph_module.register_buffer(orders[len(order), rows], order)
         with graph.inserting_before(node):
-            index = graph.get_attr(name)
+            index = graph.get_attr(orders[len(order), rows])
             index.meta["val"] = node.meta["val"].fake_mode.from_tensor(order)
             node.replace_all_uses_with(call(graph, aten.index_select.default, (source, 1, index)))
 

@@ -24,6 +24,17 @@ def find(module: nn.Module, target: str) -> Tensor | None:
         return None
 
 
+def free_name(module: nn.Module, target: str) -> str:
+    """Return a dotted name that nothing has yet: the one given, or with a number behind it."""
+    owner_name, _, leaf = target.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    name, count = leaf, 1
+    while hasattr(owner, name):
+        count += 1
+        name = f"{leaf}{count}"
+    return f"{owner_name}.{name}".lstrip(".")
+
+
 def put(module: nn.Module, name: str, tensor: Tensor) -> None:
     """Replace or add a module's parameter or buffer by its dotted name."""
     owner_name, _, leaf = name.rpartition(".")

@@ -19,7 +19,7 @@ from fairdeploy.compaction.plan import Plan
 from fairdeploy.compaction.rewrites import Arguments
 from fairdeploy.compaction.selection import take
 from fairdeploy.compaction.shuffles import PICKED, shuffle_picked
-from fairdeploy.compaction.stored import find, put
+from fairdeploy.compaction.stored import find, free_name, put
 from fairdeploy.compaction.wide_norm import Lost, widen
 
 
@@ -159,37 +159,42 @@ def carry_out(graph_module: fx.GraphModule, surgery: Surgery) -> None:
     graph = graph_module.graph
     for name, tensor in surgery.tensors.items():
         put(graph_module, name, tensor)
-    for count, (node, new) in enumerate(surgery.arguments.items()):
-        _set_arguments(graph_module, node, new, f"{PICKED}{count}")
+    for node, new in surgery.arguments.items():
+        _set_arguments(graph_module, node, new)
     for name, node in surgery.new_biases.items():
         with graph.inserting_before(node):
             bias = graph.get_attr(name)
         node.args, node.kwargs = ops.with_argument(node, 2, "bias", bias)
         if len(node.args) == 2 and "bias" in node.kwargs:
             node.args, node.kwargs = (*node.args, bias), {k: v for k, v in node.kwargs.items() if k != "bias"}
-    for count, (node, constant) in enumerate(surgery.added.items()):
-        graph_module.register_buffer(f"_constant_{count}", constant)
+    for node, constant in surgery.added.items():
         with graph.inserting_after(node):
-            stored_constant = graph.get_attr(f"_constant_{count}")
+            stored_constant = _store(graph_module, "_constant", constant)
         _follow(stored_constant, ops.aten.add.Tensor, node, stored_constant)
     for node, share in surgery.scaled.items():
         _follow(node, ops.aten.mul.Tensor, node, share)
-    for count, (node, lost) in enumerate(surgery.widened.items()):
-        widen(graph_module, node, lost, f"_lost_{count}")
+    for node, lost in surgery.widened.items():
+        widen(graph_module, node, lost)
     for user, other in surgery.bypassed.items():
         user.replace_all_uses_with(other)
     graph.eliminate_dead_code()
-    for count, (node, constant) in enumerate(surgery.replaced.items()):
+    for node, constant in surgery.replaced.items():
         if node.users:
-            graph_module.register_buffer(f"_always_{count}", constant)
             with graph.inserting_before(node):
-                node.replace_all_uses_with(graph.get_attr(f"_always_{count}"))
+                node.replace_all_uses_with(_store(graph_module, "_always", constant))
     shuffle_picked(graph_module)
     join_tables(graph_module)
     graph.eliminate_dead_code()
     graph.lint()
     _forget_unused(graph_module)
     graph_module.recompile()
+
+
+def _store(graph_module: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
+    """Store a constant under a name of its own, and return a node that reads it, at the place of insertion."""
+    name = free_name(graph_module, name)
+    graph_module.register_buffer(name, value)
+    return graph_module.graph.get_attr(name)
 
 
 def _follow(place: fx.Node, operation: Any, node: fx.Node, other: Any) -> None:
@@ -199,17 +204,16 @@ def _follow(place: fx.Node, operation: Any, node: fx.Node, other: Any) -> None:
     node.replace_all_uses_with(new, lambda user: user is not new)
 
 
-def _set_arguments(graph_module: fx.GraphModule, node: fx.Node, new: Arguments, name: str) -> None:
-    """Give a node its new arguments, storing a tensor among them under `name`."""
+def _set_arguments(graph_module: fx.GraphModule, node: fx.Node, new: Arguments) -> None:
+    """Give a node its new arguments, storing a tensor among them."""
 
     def kept(value: Any) -> Any:
         if isinstance(value, list):
             return [kept(part) for part in value]
         if not isinstance(value, Tensor):
             return value
-        graph_module.register_buffer(name, value)
         with graph_module.graph.inserting_before(node):
-            return graph_module.graph.get_attr(name)
+            return _store(graph_module, PICKED, value)
 
     node.args, node.kwargs = tuple(kept(value) for value in new.args), new.kwargs
 

@@ -94,7 +94,7 @@ def trace(
     canonicalise(graph_module)
     evaluated = evaluate_constants(graph_module)
     dtypes |= evaluated.dtypes
-    part_tables(graph_module, evaluated.following)
+    dtypes |= {copy: dtypes[table] for copy, table in part_tables(graph_module, evaluated.following).items()}
     return Trace(graph_module, inputs, dtypes, evaluated, wide_layer_norm)
 
 

@@ -112,7 +112,8 @@ def _trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
     canonicalise(graph_module)
     parameters = {node: len(node.users) for node in graph_module.graph.nodes if _is_parameter(graph_module, node)}
     evaluated = evaluate_constants(graph_module)
-    part_tables(graph_module, evaluated.following)
+    dtypes |= evaluated.dtypes
+    dtypes |= {copy: dtypes[table] for copy, table in part_tables(graph_module, evaluated.following).items()}
     for node, users in parameters.items():
         if len(node.users) < users:
             raise CompactionError(

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from fairdeploy.compaction.folds import collapsed
 from fairdeploy.compaction.ops import argument, aten
+from fairdeploy.compaction.stored import free_name
 
 
 @dataclass(frozen=True)
@@ -48,25 +49,26 @@ class Lost:
         return Lost(values.shape[-1], int(removed.sum()), collapsed(total, everywhere), collapsed(squares, everywhere))
 
 
-def widen(graph_module: fx.GraphModule, node: fx.Node, lost: Lost, name: str) -> None:
-    """Write a layer norm out, its lost sums stored under names that begin with `name`."""
+def widen(graph_module: fx.GraphModule, node: fx.Node, lost: Lost) -> None:
+    """Write a layer norm out, its lost sums stored beside the parameters."""
     graph = graph_module.graph
     source, epsilon = node.args[0], argument(node, 4, "eps", 1e-5)
     with graph.inserting_before(node):
 
-        def stored(suffix: str, value: Tensor) -> fx.Node:
-            graph_module.register_buffer(name + suffix, value)
-            return graph.get_attr(name + suffix)
+        def stored(name: str, value: Tensor) -> fx.Node:
+            name = free_name(graph_module, name)
+            graph_module.register_buffer(name, value)
+            return graph.get_attr(name)
 
         def apply(target: Any, *args: Any) -> fx.Node:
             return graph.call_function(target, args)
 
-        total = stored("_total", lost.total)
+        total = stored("_lost_total", lost.total)
         mean = apply(aten.sum.dim_IntList, source, [-1], True)
         mean = apply(aten.div.Tensor, apply(aten.add.Tensor, mean, total), lost.width)
         centred = apply(aten.sub.Tensor, source, mean)
         spread = apply(aten.sum.dim_IntList, apply(aten.mul.Tensor, centred, centred), [-1], True)
-        spread = apply(aten.add.Tensor, spread, stored("_squares", lost.squares))
+        spread = apply(aten.add.Tensor, spread, stored("_lost_squares", lost.squares))
         spread = apply(aten.sub.Tensor, spread, apply(aten.mul.Tensor, apply(aten.mul.Tensor, mean, total), 2))
         square = apply(aten.mul.Tensor, mean, mean)
         spread = apply(aten.add.Tensor, spread, apply(aten.mul.Tensor, square, lost.count))

@@ -186,6 +186,64 @@ def test_layers_that_share_a_table_lose_other_features() -> None:
     assert whole.bytes_after == whole.bytes_before
 
 
+class Scaled(nn.Module):
+    """One table read by two layers, one of them batch-normalised, and a table in double precision."""
+
+    def __init__(self, table: Tensor, exact: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("exact", exact)
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.norm(self.b(torch.relu(self.a(x)) * self.table)) * self.table
+        return self.c(y), y.mean(1, keepdim=True) * self.exact[:1] + self.exact[1:]
+
+
+def scaled(table: Tensor | None = None) -> tuple[Scaled, tuple[Tensor, ...], dict[str, Any]]:
+    ones = torch.ones(8) if table is None else table
+    model = Scaled(ones, torch.tensor([1 / 3, 2 / 3], dtype=torch.float64)).eval()
+    masks = {"a.weight": np.arange(8) > 2, "b.weight": np.arange(8) != 5}
+    return model, (torch.randn(16, 5, generator=torch.Generator().manual_seed(1)),), masks
+
+
+def test_a_table_is_not_taken_for_statistics_that_have_its_values() -> None:
+    """A new batch norm's running variance is all ones, and changes in training."""
+    model, rows, masks = scaled()
+    masked = apply_masks(model, channel_groups(model, rows), masks).train()
+    small = compact(model, rows, masks).trainable().train()
+    for network in (masked, small):
+        for _ in range(3):
+            network(*rows)
+    for want, got in zip(masked.eval()(*rows), small.eval()(*rows), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_tables_keep_their_precision_and_their_size() -> None:
+    model, rows, masks = scaled(torch.linspace(0.5, 1, 8, dtype=torch.float16))
+    for chosen in (None, masks):
+        result = compact(model, rows, chosen)
+        masked = apply_masks(model, channel_groups(model, rows), chosen or {})
+        for want, got in zip(masked(*rows), result(*rows), strict=True):
+            assert got.dtype == want.dtype
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+        assert (result.bytes_after < result.bytes_before) == (chosen is not None)
+        assert result.bytes_after <= result.bytes_before
+
+
+def test_what_was_compacted_can_be_compacted_again(tmp_path: Path) -> None:
+    model, rows, masks = scaled(torch.linspace(0.5, 1, 8))
+    compact(model, rows, masks).save(tmp_path)
+    first = fairdeploy.load_graph(tmp_path)
+    (group,) = [group for group in channel_groups(first, rows) if group.prunable and group.size == 5]
+    second = compact(first, rows, {group.name: np.arange(5) != 3})
+    assert second.removed[group.name] == (5, 4)
+    masked = apply_masks(first, channel_groups(first, rows), {group.name: np.arange(5) != 3})
+    for want, got in zip(masked(*rows), second(*rows), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
 COUNTED_APART = {"learned_queries"}  # computes from a parameter, in every pass, what the graph holds
 
 
