@@ -42,6 +42,7 @@ SHARES = (0.45, 0.10, 0.10, 0.35)
 SIZES = {"train": 12_000, "prune": 4_000, "tune": 4_000, "evaluate": 50_000}
 PRESENCE_DARKEST = 0.012
 ADULT_GROUPS = ("Female", "Male")
+ALONE = 500
 _SHOTS = 512
 
 Array = NDArray[Any]
@@ -60,7 +61,8 @@ class Split:
     groups : array of int [n]
         Position in the task's groups; -1 where a row has none.
     clusters : array of int [n]
-        What is drawn together: the family of a drawing; a row alone has its own.
+        What is drawn together: the family of a drawing, under the same number in every split and seed. Rows that are
+        independent of each other share `ALONE` numbers.
     scenes : array of int [n]
         Rows of one scene and label differ by group only, so that groups can be exchanged within it. One scene holds
         everyone where nothing else is known.
@@ -94,6 +96,8 @@ class Task:
     ----------
     name, attribute : str
     groups : tuple of str
+    clusters : int
+        `Split.clusters` are below it.
     make : callable
         ``make(seed, sizes) -> dict of split name to Split``.
     build : callable
@@ -107,6 +111,7 @@ class Task:
     name: str
     attribute: str
     groups: tuple[str, ...]
+    clusters: int
     make: Callable[[int, Mapping[str, int]], dict[str, Split]]
     build: Callable[[], nn.Module]
     augment: Callable[[Array, np.random.Generator], Array]
@@ -198,7 +203,8 @@ def _photographs(name: str, size: int, families: list[Family], darkest: float, s
     rare = name.endswith("train")
     groups = np.full(size, -1) if rare else row // 2 % len(TONES)
     scene = row // 2 if rare else row // (2 * len(TONES))
-    family, picture = -1 - row, np.full(size, -1)
+    numbers = {one.name: number for number, one in enumerate(drawings.families())}
+    clusters, picture = len(numbers) + row // 2 % ALONE, np.full(size, -1)
     light = np.empty(size)
     for label in (0, 1):
         mine = labels == label
@@ -212,12 +218,13 @@ def _photographs(name: str, size: int, families: list[Family], darkest: float, s
             groups[mine] = kiosk_data._train_tones(int(mine.sum()), random)
         chosen = own[kiosk_data._deal(len(own), scenes, random)]
         which = (random.random(scenes) * [len(families[position].drawings) for position in chosen]).astype(int)
-        family[mine] = chosen[scene[mine]]
+        family = chosen[scene[mine]]
+        clusters[mine] = [numbers[families[position].name] for position in family]
         picture[mine] = [
             families[f].drawings[d, t]
-            for f, d, t in zip(family[mine], which[scene[mine]], groups[mine], strict=True)
+            for f, d, t in zip(family, which[scene[mine]], groups[mine], strict=True)
         ]  # fmt: skip
-    return Split(_take(name, picture, light, seed), labels, groups, family, 2 * scene + labels)
+    return Split(_take(name, picture, light, seed), labels, groups, clusters, 2 * scene + labels)
 
 
 def _take(name: str, picture: Ints, light: NDArray[np.float64], seed: int) -> NDArray[np.uint8]:
@@ -246,7 +253,7 @@ def _adult(seed: int, sizes: Mapping[str, int]) -> dict[str, Split]:
     inputs = twin.features(replace(adult, columns=columns))[:, 1:].astype(np.float32)
     rows = np.arange(len(labels))
     return {
-        name: Split(inputs[mine], labels[mine], groups[mine], rows[mine], np.zeros(mine.sum(), np.int64))
+        name: Split(inputs[mine], labels[mine], groups[mine], rows[mine] % ALONE, np.zeros(mine.sum(), np.int64))
         for name, mine in ((name, split == position) for position, name in enumerate(SPLITS))
     }
 
@@ -276,9 +283,17 @@ def _feed_features(inputs: Array) -> torch.Tensor:
     return torch.from_numpy(np.array(inputs, np.float32))
 
 
-_image = partial(Task, attribute="skin_tone", groups=TONES, build=model.build, augment=_augment_image, feed=_feed_image)
+_image = partial(
+    Task,
+    attribute="skin_tone",
+    groups=TONES,
+    clusters=len(drawings.families()) + ALONE,
+    build=model.build,
+    augment=_augment_image,
+    feed=_feed_image,
+)
 TASKS = {
     "kiosk": _image("kiosk", make=_kiosk),
     "presence": _image("presence", make=_presence),
-    "adult": Task("adult", "sex", ADULT_GROUPS, _adult, _income_network, _as_is, _feed_features),
+    "adult": Task("adult", "sex", ADULT_GROUPS, ALONE, _adult, _income_network, _as_is, _feed_features),
 }
