@@ -21,13 +21,16 @@ import torch.nn.functional as F
 from tables import RESULTS, machine, markdown, write
 from torch import Tensor, nn
 
-from fairdeploy.compaction import compact, count_macs, groups_and_macs
+from fairdeploy.compaction import compact, count_macs
 from fairdeploy.devices.together import Timed, circumstances, time_together
 from fairdeploy.export import export_onnx
 from fairdeploy.model import ModelSpec, TensorSpec
+from fairdeploy.project import Budget
+from fairdeploy.pruning.budget import BudgetUse, groups_and_costs
+from fairdeploy.pruning.counts import masks_of
 from fairdeploy.pruning.latency_table import LatencyTable, network_latency, time_whole
 from fairdeploy.pruning.magnitude import channel_norms
-from fairdeploy.pruning.rounding import masks_of, round_counts
+from fairdeploy.pruning.rounding import round_counts
 from fairdeploy.store import Store
 
 BACKENDS = ("ort", "openvino")
@@ -200,26 +203,27 @@ def variants(name: str, backend: str, store: Store, folder: Path) -> list[Varian
     torch.manual_seed(0)
     model = spread(build(), size)
     example = (torch.randn(2, 3, size, size),)
-    groups, macs = groups_and_macs(model, example)
-    scores = channel_norms(model, [group for group in groups if group.prunable])
+    groups, costs = groups_and_costs(model, example)
+    scores = channel_norms(model, groups)
     dense_file = export(model, size, folder / "dense.onnx")
     inputs: dict[str, tuple[int, ...]] = {"image": (1, 3, size, size)}
     table = LatencyTable(backend, store)
     latency = network_latency(table, model, example, Timed(dense_file, inputs))
     measured = time_whole(table, model, example, lambda module, file: export(module, size, file), inputs)
-    dense = macs({})
+    dense = costs.macs({})
     found = [Variant("dense", "", 1.0, latency([{}])[0], dense_file)]
 
     def add(rule: str, against: str, keep: float, round_to: Any) -> float:
         last_word = measured if callable(round_to) else None
-        counts = round_counts(groups, scores, keep, macs, round_to=round_to, last_word=last_word)
+        use = BudgetUse(Budget(macs=keep), costs)
+        counts = round_counts(groups, scores, use, round_to=round_to, last_word=last_word)
         masks = masks_of(groups, scores, counts)
         file = folder / f"{len(found)}.onnx"
         small = compact(model, example, masks)
         found.append(
             Variant(rule, against, small.macs_after / dense, latency([masks])[0], export(small.module, size, file))
         )
-        return macs(masks) / dense
+        return costs.macs(masks) / dense
 
     for multiple in MULTIPLES:
         rule = f"multiples of {multiple}"

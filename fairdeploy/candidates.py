@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fairdeploy.compaction import CompactModel
+    from fairdeploy.pruning.budget import Latency
     from fairdeploy.pruning.fair import FairTraining
-    from fairdeploy.pruning.rounding import Latency
 
 CHECK_ROWS = 64
 DECISIONS = "decisions.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from fairdeploy import yamlfile
-from fairdeploy.errors import ConfigError
+from fairdeploy.errors import ConfigError, StageError
 from fairdeploy.model import Decision, InputName, ModelSpec, Preprocess, Task, TensorSpec
 from fairdeploy.records import Record
 from fairdeploy.target import ALIASES, Target, resolve_target
@@ -73,15 +74,94 @@ class Groups(Record):
         return attributes
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a smaller network may cost, as fractions in (0, 1] of the dense one; of several the tightest decides.
+
+    Attributes
+    ----------
+    macs : float, optional
+        Multiply-accumulates for one row of input.
+    parameters : float, optional
+    size : float, optional
+        Bytes of parameters and buffers.
+    latency : float, optional
+        As measured on this host.
+
+    Raises
+    ------
+    StageError
+        If nothing is limited, or a fraction is outside its range.
+    """
+
+    macs: float | None = None
+    parameters: float | None = None
+    size: float | None = None
+    latency: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.limits:
+            raise StageError(f"a budget limits nothing: give {_one_of(vars(self))}")
+        for name, fraction in self.limits.items():
+            if not 0 < fraction <= 1:
+                raise StageError(f"prune.keep.{name} must be in (0, 1], not {fraction}")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What is limited, by name, in the order above."""
+        return {name: fraction for name, fraction in vars(self).items() if fraction is not None}
+
+    @property
+    def name(self) -> str:
+        """What its candidate is called, as in ``macs-0.25-latency-0.5``."""
+        return "-".join(f"{name}-{fraction:g}" for name, fraction in self.limits.items())
+
+
 class Keep(Record):
-    """The fraction of the dense network's MACs that is kept; a list makes one candidate per level."""
+    """What is kept of the dense network's costs, see `Budget`; lists make one candidate per level.
 
-    macs: tuple[Fraction, ...] = Field(min_length=1)
+    Several lists are equally long; a single number goes with every level.
+    """
 
-    @field_validator("macs", mode="before")
+    macs: tuple[Fraction, ...] = Field(default=(), min_length=1)
+    parameters: tuple[Fraction, ...] = Field(default=(), min_length=1)
+    size: tuple[Fraction, ...] = Field(default=(), min_length=1)
+    latency: tuple[Fraction, ...] = Field(default=(), min_length=1)
+
+    @field_validator("*", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _levels_go_together(self) -> Keep:
+        given = {name: values for name, values in vars(self).items() if values}
+        if not given:
+            raise ValueError(f"give {_one_of(vars(self))}")
+        lists = {name: values for name, values in given.items() if len(values) > 1}
+        if len({len(values) for values in lists.values()}) > 1:
+            said = ", ".join(f"{name} has {len(values)}" for name, values in lists.items())
+            raise ValueError(f"{said} levels: give equally many, or a single number that goes with every level")
+        names = [level.name for level in self.levels]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the level {twice} is given twice: leave one out")
+        return self
+
+    @property
+    def levels(self) -> tuple[Budget, ...]:
+        """The budget of each candidate."""
+        given = {name: values for name, values in vars(self).items() if values}
+        count = max(len(values) for values in given.values())
+        return tuple(
+            Budget(**{name: values[0 if len(values) == 1 else level] for name, values in given.items()})
+            for level in range(count)
+        )
+
+
+def _one_of(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"at least one of {', '.join(others)} and {last}"
 
 
 class Recover(Record):

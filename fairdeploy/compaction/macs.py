@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ from fairdeploy.compaction.graph_labels import LabelledGraph, label_graph
 from fairdeploy.compaction.groups import ChannelGroup, Masks, channels_by_group, groups_of
 from fairdeploy.compaction.labels import Ids
 from fairdeploy.compaction.trace import BATCH, rows_of, trace
+
+# A number times the sizes of blocks of channels (roots).
+Product = tuple[int, list[Ids]]
 
 
 def count_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:
@@ -66,26 +69,31 @@ def macs_of_masks(labelled: LabelledGraph) -> Callable[[Masks], int]:
     It counts convolutions, linear layers and matrix products, for one row of input, with what masks cannot remove
     given back; it is exact where nothing beyond the masks can be removed.
     """
+    products = products_under_masks(labelled, [cost for node in labelled.blocks for cost in _costs(labelled, node)])
+    return lambda masks: sum(product // BATCH for product in products(masks))
+
+
+def products_under_masks(labelled: LabelledGraph, products: Sequence[Product]) -> Callable[[Masks], list[int]]:
+    """Return a function that works products out for the channels that are left once masks are carried out."""
     channels = labelled.channels
     groups = {name: np.array(roots) for name, (roots, _) in channels_by_group(labelled).items()}
     blocks = [block.ids for blocks in labelled.blocks.values() for block in blocks]
     closure = Closure.of(channels, labelled.labels.grids, blocks)
     rows = channels.roots(grid.rows for grid in labelled.labels.grids)
-    costs = [cost for node in labelled.blocks for cost in _costs(labelled, node)]
 
-    def macs(masks: Masks) -> int:
+    def under(masks: Masks) -> list[int]:
         kept = np.ones(len(channels.root), bool)
         kept[rows] = False
         for name, roots in groups.items():
             kept[roots] = masks.get(name, True)
         closure.close(kept, {})
-        return sum(fixed * math.prod(int(kept[ids].sum()) for ids in parts) // BATCH for fixed, parts in costs)
+        return [fixed * math.prod(int(kept[ids].sum()) for ids in parts) for fixed, parts in products]
 
-    return macs
+    return under
 
 
-def _costs(labelled: LabelledGraph, node: fx.Node) -> list[tuple[int, list[Ids]]]:
-    """Return the multiply-accumulates of a node as a number times the sizes of blocks of channels (roots)."""
+def _costs(labelled: LabelledGraph, node: fx.Node) -> list[Product]:
+    """Return the multiply-accumulates of a node for a batch."""
     if ops.is_convolution(node):
         return _convolution(labelled, node)
     if node.target in ops.ATTENTION:
@@ -113,7 +121,7 @@ def _costs(labelled: LabelledGraph, node: fx.Node) -> list[tuple[int, list[Ids]]
     return [(fixed, [*parts, labelled.channels.root[block.ids]])]
 
 
-def _einsum(labelled: LabelledGraph, node: fx.Node) -> list[tuple[int, list[Ids]]]:
+def _einsum(labelled: LabelledGraph, node: fx.Node) -> list[Product]:
     """Return the products of an einsum, operand by operand: each goes over all letters that both sides still have."""
     inputs, _, result = str(node.args[0]).replace(" ", "").partition("->")
     terms, operands = inputs.split(","), list(node.args[1])  # type: ignore[arg-type]
@@ -130,7 +138,7 @@ def _einsum(labelled: LabelledGraph, node: fx.Node) -> list[tuple[int, list[Ids]
         for term, operand in zip(terms, operands, strict=True)
         for letter, size in zip(term, labelled.shapes[operand], strict=True)
     }
-    costs: list[tuple[int, list[Ids]]] = []
+    costs: list[Product] = []
     left = set(terms[0])
     for place, term in enumerate(terms[1:], 1):
         needed = set(result).union(*terms[place + 1 :])
@@ -156,17 +164,22 @@ def _sizes(labelled: LabelledGraph, node: fx.Node) -> list[Ids]:
     return [labelled.channels.root[block.ids] for block in labelled.blocks[node]]
 
 
-def _convolution(labelled: LabelledGraph, node: fx.Node) -> list[tuple[int, list[Ids]]]:
+def _convolution(labelled: LabelledGraph, node: fx.Node) -> list[Product]:
     root, weight = labelled.channels.root, ops.argument(node, 1, "weight")
     shape = labelled.shapes[weight]
     reader = node if node.target in ops.CONVOLUTION else node.all_input_nodes[0]
     fixed = math.prod(shape[2:]) * math.prod(labelled.shapes[reader][2:]) * labelled.shapes[reader][0]
-    across = labelled.grouped.get(weight)
-    if across is not None:
-        per_group = root[labelled.blocks[weight][0].ids].reshape(len(across), -1)
-        if across.shape[1] == 1:
-            return [(fixed, [per_group])]
-        return [(fixed, [outputs, inputs]) for outputs, inputs in zip(per_group, root[across], strict=True)]
+    if weight in labelled.grouped:
+        return in_groups(labelled, weight, fixed)
     parts = [root[block.ids] for block in labelled.blocks[weight] if block.dims in ((0,), (1,))]
     inside = {block.dims[0] for block in labelled.blocks[weight]}
     return [(fixed * math.prod(shape[dim] for dim in (0, 1) if dim not in inside), parts)]
+
+
+def in_groups(labelled: LabelledGraph, weight: fx.Node, fixed: int) -> list[Product]:
+    """Return the outputs times the inputs of each group of a grouped convolution, all times a number."""
+    root, across = labelled.channels.root, labelled.grouped[weight]
+    per_group = root[labelled.blocks[weight][0].ids].reshape(len(across), -1)
+    if across.shape[1] == 1:
+        return [(fixed, [per_group])]
+    return [(fixed, [outputs, inputs]) for outputs, inputs in zip(per_group, root[across], strict=True)]

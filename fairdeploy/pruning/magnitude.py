@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fairdeploy.compaction import ChannelGroup, groups_and_macs
+from fairdeploy.compaction import ChannelGroup
 from fairdeploy.model import ModelSpec
+from fairdeploy.project import Budget
 from fairdeploy.pruning.base import StoredSplit
-from fairdeploy.pruning.rounding import Latency, masks_of, round_counts
+from fairdeploy.pruning.budget import BudgetUse, Latency, groups_and_costs
+from fairdeploy.pruning.counts import masks_of
+from fairdeploy.pruning.rounding import round_counts
 
 MaskDict = dict[str, NDArray[np.bool_]]
 
@@ -63,8 +66,8 @@ def magnitude_masks(
 ) -> MaskDict:
     """Choose the channels to keep by their L2 norm.
 
-    The same fraction of every group is kept, rounded so that the network needs at most ``keep_macs`` times the
-    dense multiply-accumulates (`round_counts`).
+    The same share of every group is kept, rounded so that the network needs at most ``keep_macs`` times the dense
+    multiply-accumulates (`round_counts`).
 
     Parameters
     ----------
@@ -98,15 +101,15 @@ class _Search:
         round_to: int | Latency,
         last_word: Latency | None = None,
     ) -> None:
-        groups, self._macs = groups_and_macs(model, example_inputs)
-        self._groups = [group for group in groups if group.prunable]
+        self._groups, self._costs = groups_and_costs(model, example_inputs)
         with torch.no_grad():
             self._norms = channel_norms(model, self._groups)
         self._options: Any = {"round_to": round_to, "last_word": last_word}
 
     def masks(self, keep_macs: float) -> MaskDict:
         """Return the masks for a budget."""
-        counts = round_counts(self._groups, self._norms, keep_macs, self._macs, **self._options)
+        use = BudgetUse(Budget(macs=keep_macs), self._costs)
+        counts = round_counts(self._groups, self._norms, use, **self._options)
         return masks_of(self._groups, self._norms, counts)
 
 

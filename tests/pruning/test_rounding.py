@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from fairdeploy.compaction import ChannelGroup, Member
 from fairdeploy.compaction.groups import Masks
 from fairdeploy.errors import StageError
-from fairdeploy.pruning.rounding import masks_of, round_counts
+from fairdeploy.project import Budget
+from fairdeploy.pruning.budget import BudgetUse, Costs, Count
+from fairdeploy.pruning.counts import masks_of
+from fairdeploy.pruning.rounding import round_counts
 
 SIZES = {"a": 100, "b": 60, "c": 84}
 WEIGHT = {"a": 1000, "b": 3000, "c": 2000}
@@ -31,6 +34,10 @@ def macs(masks: Masks) -> int:
     return sum(WEIGHT[name] * count for name, count in counts_of(masks).items())
 
 
+def use(keep: float, count: Count = macs) -> BudgetUse:
+    return BudgetUse(Budget(macs=keep), Costs(count, count, count))
+
+
 def in_blocks(block: int) -> object:
     """A runtime that computes whole blocks of channels."""
 
@@ -45,7 +52,7 @@ def in_blocks(block: int) -> object:
 
 @pytest.mark.parametrize("multiple", [1, 8, 16])
 def test_a_multiple_keeps_the_largest_fraction_within_the_budget(multiple: int) -> None:
-    counts = round_counts(GROUPS, scores(), 0.6, macs, round_to=multiple)
+    counts = round_counts(GROUPS, scores(), use(0.6), round_to=multiple)
     assert all(count % multiple == 0 for count in counts.values())
     assert macs(masks_of(GROUPS, scores(), counts)) <= 0.6 * macs({})
 
@@ -53,7 +60,7 @@ def test_a_multiple_keeps_the_largest_fraction_within_the_budget(multiple: int) 
 @pytest.mark.parametrize("keep", [0.3, 0.5, 0.8])
 def test_by_latency_no_block_is_computed_in_part_and_the_budget_is_used(keep: float) -> None:
     latency = in_blocks(4)
-    masks = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), keep, macs, round_to=latency))
+    masks = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), use(keep), round_to=latency))
     assert 0.98 * keep * macs({}) <= macs(masks) <= keep * macs({})
     assert latency([masks])[0] == macs(masks)
 
@@ -61,19 +68,19 @@ def test_by_latency_no_block_is_computed_in_part_and_the_budget_is_used(keep: fl
 @pytest.mark.parametrize("keep", [0.3, 0.5, 0.8])
 def test_narrow_layers_may_miss_the_budget_where_that_is_worth_it(keep: float) -> None:
     latency = in_blocks(16)
-    masks = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), keep, macs, round_to=latency))
+    masks = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), use(keep), round_to=latency))
     assert macs(masks) <= keep * macs({})
     for multiple in (1, 4, 8, 16):
-        rounded = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), keep, macs, round_to=multiple))
+        rounded = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), use(keep), round_to=multiple))
         assert latency([masks])[0] / macs(masks) <= 1.06 * latency([rounded])[0] / macs(rounded)
 
 
 def test_by_latency_is_never_slower_than_a_multiple_of_equal_cost() -> None:
     latency = in_blocks(16)
     for multiple in (1, 8, 16):
-        rounded = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), 0.6, macs, round_to=multiple))
+        rounded = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), use(0.6), round_to=multiple))
         keep = macs(rounded) / macs({})
-        mine = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), keep, macs, round_to=latency))
+        mine = masks_of(GROUPS, scores(), round_counts(GROUPS, scores(), use(keep), round_to=latency))
         assert latency([mine])[0] <= latency([rounded])[0]
 
 
@@ -84,8 +91,8 @@ def test_the_whole_network_has_the_last_word() -> None:
         assert len(several) > 1
         return [macs(masks) * (2 if place == 0 else 1 + place / 100) for place, masks in enumerate(several)]
 
-    searched = round_counts(GROUPS, scores(), 0.8, macs, round_to=in_blocks(4))
-    chosen = round_counts(GROUPS, scores(), 0.8, macs, round_to=in_blocks(4), last_word=measured)
+    searched = round_counts(GROUPS, scores(), use(0.8), round_to=in_blocks(4))
+    chosen = round_counts(GROUPS, scores(), use(0.8), round_to=in_blocks(4), last_word=measured)
     assert chosen != searched
     masks = masks_of(GROUPS, scores(), chosen)
     assert 0.98 * 0.8 * macs({}) <= macs(masks) <= 0.8 * macs({})
@@ -95,7 +102,7 @@ def test_a_latency_without_steps_leaves_the_fraction_alone() -> None:
     def even(several: Sequence[Masks]) -> list[float]:
         return [float(macs(masks)) for masks in several]
 
-    counts = round_counts(GROUPS, scores(), 0.5, macs, round_to=even)
+    counts = round_counts(GROUPS, scores(), use(0.5), round_to=even)
     assert all(abs(counts[name] / size - 0.5) <= 0.15 for name, size in SIZES.items())
 
 
@@ -111,7 +118,7 @@ def test_joint_channels_keep_equally_many_of_each_row() -> None:
     mask = masks_of(heads, values, {"heads": 12})["heads"].reshape(3, 8)
     assert mask.sum(1).tolist() == [4, 4, 4]
     assert not (mask == mask[0]).all()
-    counts = round_counts(heads, values, 0.6, lambda m: int(m["heads"].sum()) if m else 24, round_to=4)
+    counts = round_counts(heads, values, use(0.6, lambda m: int(m["heads"].sum()) if m else 24), round_to=4)
     assert counts == {"heads": 12}
     alike = (ChannelGroup("heads", 24, (), shape=(3, 8), same_columns=True),)
     mask = masks_of(alike, values, {"heads": 12})["heads"].reshape(3, 8)
@@ -122,23 +129,23 @@ def test_whole_heads_are_not_rounded_to_multiples() -> None:
     indices = tuple(range(24))
     owners = tuple(index // 8 for index in indices)
     heads = (ChannelGroup("heads", 3, (Member("weight", 0, indices, owners),)),)
-    counts = round_counts(heads, {"heads": np.ones(3)}, 0.7, lambda m: int(m["heads"].sum()) if m else 3, round_to=8)
+    counts = round_counts(heads, {"heads": np.ones(3)}, use(0.7, lambda m: int(m["heads"].sum()) if m else 3), round_to=8)
     assert counts == {"heads": 2}
 
 
 def test_pinned_groups_are_left_out() -> None:
     groups = (*GROUPS, ChannelGroup("output", 10, (), "output of the network"))
-    assert set(round_counts(groups, scores(), 0.5, macs, round_to=8)) == set(SIZES)
+    assert set(round_counts(groups, scores(), use(0.5), round_to=8)) == set(SIZES)
 
 
 def test_a_budget_out_of_reach_says_the_least() -> None:
     with pytest.raises(StageError, match=r"0\.01 cannot be reached.*multiples of 16.*the least is 0\.\d+"):
-        round_counts(GROUPS, scores(), 0.01, macs, round_to=16)
+        round_counts(GROUPS, scores(), use(0.01), round_to=16)
     with pytest.raises(StageError, match=r"cannot be reached"):
-        round_counts(GROUPS, scores(), 0.001, macs, round_to=in_blocks(8))
+        round_counts(GROUPS, scores(), use(0.001), round_to=in_blocks(8))
 
 
 @pytest.mark.parametrize(("keep", "round_to"), [(0.0, 8), (1.1, 8), (float("nan"), 8), (0.5, 0), (0.5, -8)])
 def test_senseless_arguments_are_refused(keep: float, round_to: int) -> None:
     with pytest.raises(StageError, match="must be"):
-        round_counts(GROUPS, scores(), keep, macs, round_to=round_to)
+        round_counts(GROUPS, scores(), use(keep), round_to=round_to)
