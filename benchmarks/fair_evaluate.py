@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -188,11 +188,6 @@ def compare(
         )
         for name in shared
     }
-
-
-def flat(comparison: Comparison) -> Record:
-    """Return a comparison as JSON knows it."""
-    return asdict(comparison)
 
 
 def pack(counted: Floats) -> str:
