@@ -29,7 +29,7 @@ EQUAL = " if equal"
 GAPS = ("equalized_odds_difference", "true_positive_rate_gap", "demographic_parity_difference", "gap_at_common_fpr")
 
 Floats = NDArray[np.float64]
-Record = dict[str, Any]
+Record = Mapping[str, Any]
 
 
 def records(scores: Mapping[str, Floats], split: Split, task: Task, *, dense: str) -> dict[str, Record]:
@@ -145,7 +145,7 @@ class Comparison:
 
 
 def compare(
-    first: Sequence[Record], second: Sequence[Record], dense: Sequence[Record], task: Task, *, seed: int = 0
+    first: Sequence[Record], second: Sequence[Record], dense: Sequence[Record], *, task: Task, seed: int = 0
 ) -> dict[str, Comparison]:
     """Compare two arms over seeds, paired by rows.
 

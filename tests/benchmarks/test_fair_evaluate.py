@@ -147,7 +147,7 @@ def test_without_negatives_by_group_only_true_positive_rates_compare():
     assert found["auc:c"] == pytest.approx(roc_auc_score(split.labels[mine], said[mine]))
     assert found["true_positive_rate_gap"] > found["true_positive_rate_gap" + EQUAL]
     assert found["accuracy:c"] == found["tpr:c"]
-    assert "true_positive_rate_gap" in compare([found], [found], [found], TASK)
+    assert "true_positive_rate_gap" in compare([found], [found], [found], task=TASK)
 
 
 def test_a_record_is_json(one):
@@ -174,7 +174,7 @@ def slow_quantities(yes, split, weights):
 
 def test_the_bootstrap_is_the_one_row_by_row(monkeypatch):
     found = arms(2, first=0.4, second=1.0)
-    made = compare(found["first"], found["second"], found["dense"], TASK)
+    made = compare(found["first"], found["second"], found["dense"], task=TASK)
     weights = cluster_weights(0, TASK.clusters)
     differences = np.zeros((2, len(weights)))
     for seed in range(2):
@@ -189,7 +189,7 @@ def test_the_bootstrap_is_the_one_row_by_row(monkeypatch):
 
 def test_the_bootstrap_is_close_to_one_that_draws_families_and_asks_fairlearn():
     found = arms(1, first=0.0, second=1.5)
-    made = compare(found["first"], found["second"], found["dense"], TASK)["equalized_odds_difference"]
+    made = compare(found["first"], found["second"], found["dense"], task=TASK)["equalized_odds_difference"]
     split, random = split_of(), np.random.default_rng(0)
     said = [scores_of(split, against=against) >= 0.5 for against in (0.0, 1.5)]
     drawn = []
@@ -207,7 +207,7 @@ def test_the_bootstrap_is_close_to_one_that_draws_families_and_asks_fairlearn():
 
 def test_the_interval_over_seeds_is_students():
     found = arms(4, first=0.4, second=1.0)
-    made = compare(found["first"], found["second"], found["dense"], TASK)
+    made = compare(found["first"], found["second"], found["dense"], task=TASK)
     for name in ("equalized_odds_difference", "worst_auc"):
         differences = [a[name] - b[name] for a, b in zip(found["first"], found["second"], strict=True)]
         interval = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
@@ -219,20 +219,20 @@ def test_the_interval_over_seeds_is_students():
 
 def test_clear_only_if_both_intervals_are():
     found = arms(5, first=0.0, second=2.5)
-    made = compare(found["first"], found["second"], found["dense"], TASK)
+    made = compare(found["first"], found["second"], found["dense"], task=TASK)
     assert made["true_positive_rate_gap"].clear
     assert made["true_positive_rate_gap"].difference < -0.2
-    one_seed = compare(*([one[0]] for one in (found["first"], found["second"], found["dense"])), TASK)
+    one_seed = compare(*([one[0]] for one in (found["first"], found["second"], found["dense"])), task=TASK)
     assert one_seed["true_positive_rate_gap"].clusters[1] < 0
     assert not one_seed["true_positive_rate_gap"].clear
     assert not made["worst_auc"].clear
-    itself = compare(found["first"], found["first"], found["dense"], TASK)
+    itself = compare(found["first"], found["first"], found["dense"], task=TASK)
     assert not any(one.clear or one.difference for one in itself.values())
 
 
 def test_drops_from_the_dense_network_are_resampled_with_it():
     found = arms(2, first=0.4, second=1.0)
-    made = compare(found["first"], found["second"], found["dense"], TASK)
+    made = compare(found["first"], found["second"], found["dense"], task=TASK)
     assert made["excess_drop:c"].clusters == pytest.approx(
         tuple(-np.array(made["accuracy:c"].clusters[::-1])), abs=0.05
     )
@@ -242,11 +242,11 @@ def test_drops_from_the_dense_network_are_resampled_with_it():
 def test_arms_on_other_rows_or_of_other_seeds_are_refused():
     found = arms(2, first=0.4)
     with pytest.raises(DataError, match="seed number 1 are not of the same rows"):
-        compare(found["first"], [found["first"][0], found["first"][0]], found["dense"], TASK)
+        compare(found["first"], [found["first"][0], found["first"][0]], found["dense"], task=TASK)
     with pytest.raises(DataError, match="2, 1 and 2 records"):
-        compare(found["first"], found["first"][:1], found["dense"], TASK)
+        compare(found["first"], found["first"][:1], found["dense"], task=TASK)
     with pytest.raises(DataError, match="0, 0 and 0 records"):
-        compare([], [], [], TASK)
+        compare([], [], [], task=TASK)
 
 
 @pytest.mark.parametrize("text", ["", "not base64!", "eJwDAAAAAAE=", pack(np.zeros((2, 2, 2, 2)))])
