@@ -7,8 +7,10 @@ of `CHEAPEST`. One task, level and schedule is a *setting*.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,28 +45,30 @@ Methods = Mapping[str, Sequence[Row]]
 
 
 class Store:
-    """Rows in a file of JSON lines.
-
-    Raises
-    ------
-    DataError
-        If a line is not a row; names file and line.
-    """
+    """Rows in a file of JSON lines, which several processes may add to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[Row] = []
-        for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+
+    def rows(self) -> list[Row]:
+        """Read all rows.
+
+        Raises
+        ------
+        DataError
+            If a line is not a row; names file and line.
+        """
+        found: list[Row] = []
+        for number, line in enumerate(self.path.read_text().splitlines() if self.path.exists() else (), 1):
             try:
-                self.rows.append(_row(json.loads(line)))
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: not JSON: {error}; delete the line to run it again") from error
-            except DataError as error:
-                raise DataError(f"{path}, line {number}: {error}") from error
+                found.append(_checked(json.loads(line)))
+            except (ValueError, DataError) as error:
+                raise DataError(f"{self.path}, line {number}: {error}; delete the line to run it again") from error
+        return found
 
     def done(self, *key: Any) -> bool:
         """Say whether there is a row of this `KEY`."""
-        return any(tuple(row[name] for name in KEY) == key for row in self.rows)
+        return key in map(_key, self.rows())
 
     def append(self, rows: Iterable[Row]) -> None:
         """Add rows; the file holds all of them or none.
@@ -74,14 +78,18 @@ class Store:
         DataError
             If a row lacks a name of its run or is there already.
         """
-        added: list[Row] = []
-        for row in map(_row, rows):
-            if self.done(*(key := tuple(row[name] for name in KEY))) or any(_same(row, one) for one in added):
-                raise DataError(f"{self.path}: there is a row of {key} already")
-            added.append(row)
-        lines = [json.dumps(row, allow_nan=False) + "\n" for row in (*self.rows, *added)]
-        write_atomic(self.path, "".join(lines).encode())
-        self.rows += added
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            kept = self.rows()
+            for row in rows:
+                if _key(_checked(row)) in map(_key, kept):
+                    raise DataError(f"{self.path}: there is a row of {_key(row)} already")
+                kept.append(row)
+            write_atomic(self.path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in kept).encode())
+        finally:
+            os.close(folder)
 
 
 def report(rows: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> str:
@@ -104,15 +112,15 @@ def report(rows: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> str:
     return "\n".join(parts)
 
 
-def _row(row: Row) -> Row:
+def _checked(row: Row) -> Row:
     missing = [name for name in KEY if not isinstance(row, dict) or name not in row]
     if missing:
         raise DataError(f"a row without {', '.join(missing)}")
     return row
 
 
-def _same(one: Row, other: Row) -> bool:
-    return all(one[name] == other[name] for name in KEY)
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in KEY)
 
 
 def settings(rows: Sequence[Row]) -> list[Setting]:
