@@ -43,7 +43,11 @@ def parameters_of_masks(labelled: LabelledGraph, model: nn.Module) -> Callable[[
 
 
 def bytes_of_masks(labelled: LabelledGraph, model: nn.Module) -> Callable[[Masks], int]:
-    """Return a function that counts the bytes of parameters and buffers; see `parameters_of_masks`."""
+    """Return a function that counts the bytes of parameters and buffers; see `parameters_of_masks`.
+
+    Where only the compacted graph is left (`CompactModel.not_own_class`) its index tables for shuffled channels come
+    on top, and counters that only training reads are gone.
+    """
     products = products_under_masks(
         labelled,
         [

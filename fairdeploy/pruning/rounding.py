@@ -36,8 +36,10 @@ def round_counts(
     """Choose how many channels of each prunable group to keep.
 
     With a multiple, every group keeps the same share of its channels, or shares in the proportion of `widths`: the
-    largest whose rounded network fits the budget. What rounding leaves of the budget goes to the groups that it left
-    below their share, furthest first and then by score for each use, so that none of them can have a step more.
+    largest whose rounded network fits the budget. What rounding leaves of the budget goes to single groups, furthest
+    below their share first and then by score for each use. The share goes on rising meanwhile, until a group whose
+    step does not fit is a whole step behind: no count is further than a step from its share, and no group below its
+    share can have a step more.
 
     With a latency, counts start from the best of several multiples and move to neighbouring ones while that is
     better: less latency for each multiply-accumulate, within 2 % of the budget and of the score that unrounded counts
@@ -138,29 +140,56 @@ class _Scale:
         return low
 
     def filled(self) -> Counts:
-        """Return the largest counts, with what is left of the budget given to groups below their share.
+        """Return the largest counts, with what is left of the budget given to groups that can still have a step more.
 
-        Their share is that at the first mark which exceeds the budget.
+        They go on along the scale without those whose step does not fit, until one of these is a whole step behind.
         """
-        counts = self.counts(self.largest)
-        if self.largest == len(self._marks):
-            return counts
-        use, kept, scale = self.network.use(counts), self.network.kept(counts), self._marks[self.largest]
-        below: list[tuple[float, float, str, int]] = []
-        for group in self.network.groups:
-            count, steps = counts[group.name], self._steps[group.name]
-            missing = min(1.0, scale * self.shares[group.name]) * group.size - count
-            if missing > 0:
-                more = steps[steps.index(count) + 1]
-                raised = {**counts, group.name: more}
-                added = self.network.use(raised) - use
-                worth = (self.network.kept(raised) - kept) / added if added > 0 else math.inf
-                below.append((-round(missing / (more - count), _SAME_SHORTFALL), -worth, group.name, more))
-        for _, _, name, more in sorted(below):
-            raised = {**counts, name: more}
-            if self.network.use(raised) <= 1:
-                counts = raised
-        return counts
+        counts, reached = self.counts(self.largest), math.inf
+        for mark in self._marks[self.largest :]:
+            if mark > reached:
+                break
+            due = {name: steps for name, steps in self._behind(counts, mark).items() if steps >= 0.5}
+            counts, stuck = self._raised(counts, due)
+            reached = min([reached, *(self._mark(name, self._next(counts, name)) for name in stuck)])
+        return self._raised(counts, self._behind(counts, reached))[0]
+
+    def _behind(self, counts: Counts, scale: float) -> dict[str, float]:
+        """Return by how many steps groups are below their share."""
+        shares = {name: min(1.0, scale * self.shares[name]) * steps[-1] for name, steps in self._steps.items()}
+        behind = {
+            name: round((shares[name] - count) / (self._next(counts, name) - count), _SAME_SHORTFALL)
+            for name, count in counts.items()
+            if count < shares[name]
+        }
+        return {name: steps for name, steps in behind.items() if steps > 0}
+
+    def _raised(self, counts: Counts, behind: Mapping[str, float]) -> tuple[Counts, list[str]]:
+        """Raise groups by a step each where that fits; return the new counts and the groups where it does not.
+
+        Those furthest behind come first, then those that gain most score for each use.
+        """
+        use, kept = self.network.use(counts), self.network.kept(counts)
+
+        def order(name: str) -> tuple[float, float]:
+            raised = {**counts, name: self._next(counts, name)}
+            added = self.network.use(raised) - use
+            return -behind[name], (kept - self.network.kept(raised)) / added if added > 0 else -math.inf
+
+        raised, stuck = counts, []
+        for name in sorted(behind, key=order):
+            more = {**raised, name: self._next(counts, name)}
+            if self.network.use(more) <= 1:
+                raised = more
+            else:
+                stuck.append(name)
+        return raised, stuck
+
+    def _next(self, counts: Counts, name: str) -> int:
+        return self._steps[name][self._steps[name].index(counts[name]) + 1]
+
+    def _mark(self, name: str, count: float) -> float:
+        """Return where on the scale a group's share is a number of channels."""
+        return round(count / (self._steps[name][-1] * self.shares[name]), _DIGITS)
 
     @cached_property
     def _steps(self) -> dict[str, tuple[int, ...]]:
@@ -169,10 +198,7 @@ class _Scale:
     @cached_property
     def _own_marks(self) -> dict[str, list[float]]:
         return {
-            name: [
-                round((below + above) / 2 / (steps[-1] * self.shares[name]), _DIGITS)
-                for below, above in pairwise(steps)
-            ]
+            name: [self._mark(name, (below + above) / 2) for below, above in pairwise(steps)]
             for name, steps in self._steps.items()
         }
 
