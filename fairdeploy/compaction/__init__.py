@@ -11,7 +11,7 @@
     graph_labels  labels on every tensor, united along the graph
                       labels, relate, moves: blocks of labels and their algebra  label_rules: how, for each operation
                       closing: whether zeros close what is added up
-    groups        coupled channels, and masks over them                          macs, costs: what they cost
+    groups        coupled channels, and masks over them                          macs, sizes, costs: what they cost
     dependence    which elements are constants, which are never used             influence: how, for each operation
     plan          which channels go
                       closure: what stays with what stays                        rewrites, selection: sizes, and slices
