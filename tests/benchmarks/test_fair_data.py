@@ -78,14 +78,14 @@ def test_an_empty_scene_has_no_tone_and_no_family(data):
     assert data["presence", 0].evaluate.inputs.mean() != data["kiosk", 0].evaluate.inputs.mean()
 
 
-def test_a_person_in_the_way_of_presence_changes_nothing_but_the_person():
-    light = np.full(2, 0.5)
-    one, other = (
-        fair_data._take("same", np.array([0, 1]), light, 0),
-        fair_data._take("same", np.array([-1, 1]), light, 0),
+def test_an_empty_scene_is_taken_as_a_transparent_drawing():
+    light, pictures = np.full(2, 0.5), np.array([-1, 3])
+    nothing = np.zeros((1, 64, 64, 4), np.uint8)
+    streams = [fair_data.capture.stream(0, "same", row) for row in range(2)]
+    expected = fair_data.capture.take(
+        np.concatenate([nothing, fair_data.drawings.images()[[3]]]), light=light, streams=streams
     )
-    assert (one[1] == other[1]).all()
-    assert (one[0] != other[0]).any()
+    assert np.array_equal(fair_data._take("same", pictures, light, 0), expected)
 
 
 def test_adult_is_dealt_without_its_repeats_by_sex_and_label(data):

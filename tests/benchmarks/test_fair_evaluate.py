@@ -124,7 +124,7 @@ def test_groups_are_exchanged_within_their_scene_and_label_only(one):
     by_scene = np.random.default_rng(5).random(SCENES)[split.scenes]
     alike = records({"dense": by_scene}, split, TASK, dense="dense")["dense"]
     assert [alike[name + EQUAL] for name in GAPS] == pytest.approx([0, 0, 0, 0])
-    assert 0 < found["equalized_odds_difference" + EQUAL] < found["equalized_odds_difference"]
+    assert 0 < found["equalized_odds_difference" + EQUAL] < found["equalized_odds_difference"] - 0.02
 
 
 def test_what_an_equal_network_shows_is_what_equal_networks_show():
@@ -183,7 +183,7 @@ def test_the_bootstrap_is_the_one_row_by_row(monkeypatch):
             yes = scores_of(split, against=against, seed=seed) >= 0.5
             slow = [slow_quantities(yes, split, one[split.clusters]) for one in weights]
             differences += sign * np.array(slow).T
-    for name, drawn in zip(("equalized_odds_difference", "balanced_accuracy"), differences, strict=True):
+    for name, drawn in zip(("equalized_odds_difference", "accuracy"), differences, strict=True):
         assert made[name].clusters == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))))
 
 
