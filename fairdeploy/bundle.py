@@ -27,7 +27,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from fairdeploy.errors import ConfigError, IntegrityError
 from fairdeploy.evidence import Evidence, Tally
@@ -105,6 +107,71 @@ class LogEntry(Record):
     station: str
     decision: str
     reason: str
+
+
+class ChannelService(Record):
+    """Whom one channel serves: by how much the mean loss of each slice rises when it alone is closed.
+
+    `channel` is its number in the dense network. `rises` follow the slices of the record, None where one has no rows.
+    For each attribute `most` is the level whose loss rises most and `share` its part of all that rises (1 / levels
+    where all depend on it alike); None where no loss rises.
+    """
+
+    channel: int
+    rises: tuple[float | None, ...]
+    most: dict[str, str | None]
+    share: dict[str, float | None]
+
+
+class GroupService(Record):
+    """The channels of one coupled group."""
+
+    group: str
+    channels: tuple[ChannelService, ...]
+
+
+class ContributionsRecord(Record):
+    """Which channels of a network serve whom; see `fairdeploy.pruning.slices.Contributions`.
+
+    `rows` were looked at in all; `slices` say how many of them each group of people has.
+    """
+
+    schema_version: Literal[1] = 1
+    rows: int
+    slices: tuple[GroupCount, ...]
+    groups: tuple[GroupService, ...]
+
+
+class ConstraintCourse(Record):
+    """One constraint over a training: its worst value and its largest multiplier at each look."""
+
+    name: str
+    quantity: str
+    limit: float
+    values: tuple[float, ...]
+    multipliers: tuple[float, ...]
+
+
+class TrainingCourse(Record):
+    """How a training under constraints went, look by look at the prune split.
+
+    `steps` are those of the optimiser; `losses` are the training losses there; `kept` is the share of the dense
+    network's cost that was left, empty where a training removes nothing.
+    """
+
+    schema_version: Literal[1] = 1
+    station: str
+    steps: tuple[int, ...]
+    losses: tuple[float, ...]
+    constraints: tuple[ConstraintCourse, ...]
+    kept: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        columns = [self.losses, *(column for one in self.constraints for column in (one.values, one.multipliers))]
+        if not self.steps or any(len(column) != len(self.steps) for column in [*columns, self.kept or self.steps]):
+            raise ValueError("a course has one loss, and one value and multiplier of each constraint, for each step")
+        return self
 
 
 MEASURED = (  # what evidence has of an artifact that was run, and never of predictions that were made elsewhere
