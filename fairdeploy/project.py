@@ -165,16 +165,20 @@ def _one_of(names: Iterable[str]) -> str:
 
 
 class Recover(Record):
-    """Fine-tuning after removal: AdamW with a one-cycle rate on the train split.
+    """Fine-tuning after removal: AdamW with a one-cycle rate.
 
-    ``sampling: balanced`` draws every group x label cell equally often. ``augment`` names a callable of the user's
-    that takes a batch of raw inputs by name and a `numpy.random.Generator` and returns the batch to train on.
+    ``sampling: balanced`` draws every group x label cell equally often. ``splits`` are what the pruned network learns
+    from. ``distillation`` is the share that the distance from the teacher has in the loss, where there is a teacher.
+    ``augment`` names a callable of the user's that takes a batch of raw inputs by name and a `numpy.random.Generator`
+    and returns the batch to train on.
     """
 
     epochs: int = Field(default=0, ge=0)
     learning_rate: float = Field(default=2e-3, gt=0)
     batch_size: int = Field(default=128, ge=1)
     sampling: Literal["natural", "balanced"] = "natural"
+    splits: tuple[Literal["train", "prune"], ...] = ("train",)
+    distillation: Annotated[float, Field(ge=0, lt=1)] = 0.5
     augment: ImportString | None = None
 
 

@@ -16,53 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from fairdeploy.data import Rows
 from fairdeploy.errors import StageError
 from fairdeploy.project import Constraints
+from fairdeploy.pruning.cells import Cells, Rates
 
-Rates = NDArray[np.float64]
 _SLACK = 1e-7
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Groups of people by label, in one split.
-
-    Attributes
-    ----------
-    names : tuple of (str, str, int)
-        Attribute, group, and label of each cell; groups of one attribute stand together, labels innermost.
-    of_row : array of int [attributes, n]
-        The cell of each row under each attribute; -1 where the row's group is not known.
-    counts : array of int [cells]
-    """
-
-    names: tuple[tuple[str, str, int], ...]
-    of_row: NDArray[np.int64]
-    counts: NDArray[np.int64]
-
-    @staticmethod
-    def of(rows: Rows, groups: dict[str, tuple[str, ...]], classes: int) -> Cells:
-        """Count the cells of declared groups; `groups` has the levels of each attribute."""
-        names: list[tuple[str, str, int]] = []
-        of_row = np.full((len(groups), len(rows)), -1)
-        labels = np.asarray(rows.labels, np.int64)
-        for place, (attribute, levels) in enumerate(groups.items()):
-            for level in levels:
-                mine = rows.attributes[attribute] == level
-                of_row[place, mine] = len(names) + labels[mine]
-                names.extend((attribute, level, label) for label in range(classes))
-        counts = np.bincount(of_row[of_row >= 0], minlength=len(names))
-        return Cells(tuple(names), of_row, counts)
-
-    def rates(self, right: NDArray[np.bool_]) -> Rates:
-        """Return the share [cells] of rows predicted right; NaN in a cell without rows."""
-        total = np.zeros(len(self.names))
-        for of_row in self.of_row:
-            known = of_row >= 0
-            total += np.bincount(of_row[known], weights=right[known], minlength=len(self.names))
-        with np.errstate(invalid="ignore"):
-            return total / self.counts
 
 
 @dataclass(frozen=True)
@@ -159,13 +117,12 @@ def constraints_of(limits: Constraints, cells: Cells, dense: Rates) -> tuple[Con
     StageError
         If a group has no rows, or none of a label that a constraint needs; naming both.
     """
-    classes = 1 + max(label for _, _, label in cells.names)
     found: list[Constraint] = []
-    for attribute in dict.fromkeys(name for name, _, _ in cells.names):
-        groups = tuple(dict.fromkeys(group for name, group, _ in cells.names if name == attribute))
-        place = {(g, y): i for i, (a, g, y) in enumerate(cells.names) if a == attribute}
-        index = np.array([[place[group, label] for label in range(classes)] for group in groups])
+    start = 0
+    for attribute, groups in cells.groups.items():
+        index = start + np.arange(len(groups) * cells.classes).reshape(len(groups), cells.classes)
         found += _of_attribute(limits, cells, dense, attribute, groups, index)
+        start += index.size
     return tuple(found)
 
 

@@ -1,26 +1,24 @@
-"""Fine-tuning under constraints: multipliers watch the prune split, and weigh the rows of the train split.
+"""Training under constraints: multipliers watch the prune split, and weigh the rows that weights learn from.
 
-The lower level is the training of the weights; the upper level owns how much each cell of people counts in it. The two
-see other rows, so that a constraint is not met by learning the rows it is counted on.
+The lower level is the training of the weights; the upper level owns how much each cell of people counts in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from fairdeploy.bundle import LogEntry
-from fairdeploy.data import Rows
-from fairdeploy.model import ModelSpec
 from fairdeploy.project import Constraints
-from fairdeploy.pruning.base import StoredSplit
-from fairdeploy.pruning.constraints import Cells, Constraint, Rates, conflict, constraints_of
+from fairdeploy.pruning.cells import Cells, Rates, tally
+from fairdeploy.pruning.constraints import Constraint, conflict, constraints_of
 from fairdeploy.pruning.multipliers import Multipliers, row_weights
-from fairdeploy.pruning.network import predicted_right
+from fairdeploy.pruning.problem import Batch, Problem
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,12 @@ class FairTraining:
     Parameters
     ----------
     limits : Constraints
-    groups : mapping of str to tuple of str
-        The levels of each sensitive attribute.
-    train : Rows
-        Whose cross-entropies are weighed.
-    prune : StoredSplit
-        On which violations are counted.
-    spec : ModelSpec
+    problem : Problem
+        On whose prune stream violations are counted.
     reference : Module
         The dense network, which drops are counted from.
+    start : array [violations], optional
+        Multipliers to begin with, as an earlier run left them.
 
     Raises
     ------
@@ -65,30 +60,23 @@ class FairTraining:
     """
 
     def __init__(
-        self,
-        limits: Constraints,
-        groups: Mapping[str, tuple[str, ...]],
-        train: Rows,
-        prune: StoredSplit,
-        spec: ModelSpec,
-        reference: nn.Module,
+        self, limits: Constraints, problem: Problem, reference: nn.Module, start: NDArray[np.float64] | None = None
     ) -> None:
-        self._prune, self._spec = prune, spec
-        self._labels = np.asarray(train.labels)
-        self._of_row = Cells.of(train, dict(groups), len(spec.classes)).of_row
-        self.cells = Cells.of(prune.rows, dict(groups), len(spec.classes))
-        self.dense = self._rates(reference)
+        self._problem = problem
+        self.cells, self.dense = tally(reference, problem)
         self.constraints = constraints_of(limits, self.cells, self.dense)
         self.multipliers = Multipliers(self.constraints)
+        if start is not None:
+            self.multipliers.values = start.copy()
         self.rounds: list[Round] = []
 
-    def weights(self, chosen: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Return how much the cross-entropy of each row of a batch counts."""
-        return row_weights(self._of_row[:, chosen], self.multipliers.pressure(), self._labels[chosen])
+    def weights(self, batch: Batch) -> Tensor:
+        """Return how much the loss of each row of a batch counts [n]."""
+        return row_weights(self.cells.of(batch), torch.from_numpy(self.multipliers.pressure()), batch.labels)
 
     def look(self, module: nn.Module, step: int) -> None:
         """Count the violations of the network as it is, and move the multipliers."""
-        rates = self._rates(module)
+        _, rates = tally(module, self._problem)
         self.multipliers.step(rates)
         self.rounds.append(Round(step, rates, self.multipliers.values.copy()))
 
@@ -96,6 +84,17 @@ class FairTraining:
         """Return the constraints that the last look found violated."""
         rates = self.rounds[-1].rates
         return tuple(one for one in self.constraints if one.worst(rates) > one.limit)
+
+    def words(self) -> tuple[str, ...]:
+        """Say what the last look found, limit by limit."""
+        if not self.rounds:
+            return ()
+        last = self.rounds[-1]
+        parts = self.multipliers.by_constraint()
+        return tuple(
+            f"{one.name} {one.worst(last.rates):.3f} (limit {one.limit:g}, multiplier {part.max():.2f})"
+            for one, part in zip(self.constraints, parts, strict=True)
+        )
 
     def decisions(self, station: str) -> tuple[LogEntry, ...]:
         """Say how the run ended, limit by limit, and which limits stood in each other's way."""
@@ -112,6 +111,18 @@ class FairTraining:
             said.append(LogEntry(station=station, decision="the best trade-off found is kept", reason=self._obstacle()))
         return tuple(said)
 
+    def state(self) -> dict[str, Any]:
+        """Return where the run stands, as JSON."""
+        return {
+            "multipliers": self.multipliers.state(),
+            "rounds": [[one.step, one.rates.tolist(), one.multipliers.tolist()] for one in self.rounds],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.multipliers.restore(state["multipliers"])
+        self.rounds = [Round(step, np.array(rates), np.array(values)) for step, rates, values in state["rounds"]]
+
     def _obstacle(self) -> str:
         """Say why limits are missed."""
         reached = np.max([self.dense, *(found.rates for found in self.rounds)], axis=0)
@@ -121,6 +132,3 @@ class FairTraining:
         if here is not None:
             return f"at the best rates that the run reached, {here}"
         return "they do not exclude each other at the rates that the run reached: more epochs may meet them"
-
-    def _rates(self, module: nn.Module) -> Rates:
-        return self.cells.rates(predicted_right(module, self._prune, self._spec, "prune"))

@@ -9,11 +9,16 @@ which damps the oscillation of plain gradient ascent.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from fairdeploy.pruning.constraints import Constraint, Rates
+from torch import Tensor
+
+from fairdeploy.pruning.cells import Rates
+from fairdeploy.pruning.constraints import Constraint
 
 WEIGHTS = (0.25, 4.0)
 
@@ -62,28 +67,37 @@ class Multipliers:
     @property
     def saturated(self) -> tuple[Constraint, ...]:
         """The constraints of which a multiplier is as large as it may become."""
-        ends = np.cumsum([len(one.slopes()) for one in self.constraints])[:-1]
-        at_most = [bool((part >= self.most).any()) for part in np.split(self.values, ends)]
-        return tuple(one for one, full in zip(self.constraints, at_most, strict=True) if full)
+        parts = self.by_constraint()
+        return tuple(one for one, part in zip(self.constraints, parts, strict=True) if bool((part >= self.most).any()))
+
+    def by_constraint(self) -> list[NDArray[np.float64]]:
+        """Return the multipliers of each constraint."""
+        return np.split(self.values, np.cumsum([len(one.slopes()) for one in self.constraints])[:-1])
+
+    def state(self) -> dict[str, Any]:
+        """Return them as JSON."""
+        return {"values": self.values.tolist(), "before": None if self._before is None else self._before.tolist()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.values = np.array(state["values"])
+        self._before = None if state["before"] is None else np.array(state["before"])
 
 
-def row_weights(
-    of_row: NDArray[np.int64], pressure: NDArray[np.float64], labels: NDArray[np.integer]
-) -> NDArray[np.float64]:
-    """Return the weight of each row's cross-entropy in a batch [n], with mean 1 for every label.
+def row_weights(of_row: Tensor, pressure: Tensor, labels: Tensor) -> Tensor:
+    """Return the weight of each row's loss in a batch [n], with mean 1 for every label.
 
     A cell weighs 1 and its pressure. The labels' totals stay: without that the weights would merely shift the operating
     point of a group, trading false positives for true ones. A row whose group is not known weighs 1 before.
 
     Parameters
     ----------
-    of_row : array of int [attributes, n]
-        `Cells.of_row` of the batch.
-    pressure : array [cells]
-    labels : array of int [n]
+    of_row : Tensor of int64 [attributes, n]
+        `Cells.of` the batch.
+    pressure : Tensor [cells]
+    labels : Tensor of int64 [n]
     """
-    asked = np.where(of_row >= 0, pressure[of_row], 0.0).sum(0)
-    weights: NDArray[np.float64] = np.clip(1 + asked, *WEIGHTS)
-    for label in np.unique(labels):
-        weights[labels == label] /= weights[labels == label].mean()
-    return weights
+    asked = torch.where(of_row >= 0, pressure.to(of_row.device)[of_row], 0.0).sum(0)
+    weights = (1 + asked).clamp(*WEIGHTS)
+    totals = torch.zeros(int(labels.max()) + 1, dtype=weights.dtype, device=weights.device).index_add_(0, labels, weights)
+    return weights * (torch.bincount(labels).to(weights) / totals)[labels]

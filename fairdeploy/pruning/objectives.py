@@ -1,0 +1,82 @@
+"""What is lost on a row, whether its outcome is right, and how far a network is from its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils import _pytree as pytree
+
+from fairdeploy.errors import StageError
+from fairdeploy.model import ModelSpec
+from fairdeploy.pruning.problem import Objective
+
+TEMPERATURE = 2.0
+
+
+def classification(spec: ModelSpec, temperature: float = TEMPERATURE) -> Objective:
+    """Return cross-entropy, the spec's decision rule, and distillation at a temperature.
+
+    The distance is the cross-entropy between softened class probabilities, times the squared temperature (Hinton et
+    al., "Distilling the knowledge in a neural network", 2015), less the teacher's own entropy.
+    """
+    classes, floor = len(spec.classes), spec.output == "probabilities"
+    threshold = spec.decision.threshold
+
+    def logits(outputs: Any) -> Tensor:
+        first = first_output(outputs)
+        if first.dim() != 2 or first.shape[1] != classes:
+            raise StageError(f"recover: the network gives {list(first.shape)}, not [rows, {classes}]")
+        first = first.float()
+        return first.clamp_min(torch.finfo(first.dtype).tiny).log() if floor else first
+
+    def right(outputs: Any, targets: Tensor) -> Tensor:
+        found = logits(outputs)
+        if threshold is None:
+            return found.argmax(1) == targets
+        return (found.softmax(1)[:, 1] >= threshold).long() == targets
+
+    return Objective(
+        loss=lambda outputs, targets: functional.cross_entropy(logits(outputs), targets, reduction="none"),
+        right=right,
+        distance=lambda outputs, teacher: _divergence(logits(outputs), logits(teacher), temperature),
+    )
+
+
+def custom(loss: Callable[[Any, Any], Tensor], outcome: Callable[[Any, Any], Tensor]) -> Objective:
+    """Return a user's loss and outcome; the distance from the teacher is the mean square over all outputs [n, ...]."""
+
+    def distance(outputs: Any, teacher: Any) -> Tensor:
+        pairs = zip(pytree.tree_leaves(outputs), pytree.tree_leaves(teacher), strict=True)
+        squares = [(one - other).square().flatten(1).mean(1) for one, other in pairs if isinstance(one, Tensor)]
+        return torch.stack(squares).mean(0)
+
+    return Objective(
+        loss=lambda outputs, targets: _each(loss(outputs, targets), "loss"),
+        right=lambda outputs, targets: _each(outcome(outputs, targets), "outcome").bool(),
+        distance=distance,
+    )
+
+
+def first_output(outputs: Any) -> Tensor:
+    """Return a network's only output, or the first of several."""
+    first: Tensor = outputs[0] if isinstance(outputs, tuple | list) else outputs
+    return first
+
+
+def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    soft = (teacher / temperature).softmax(1)
+    divergence = functional.kl_div((student / temperature).log_softmax(1), soft, reduction="none").sum(1)
+    return divergence * temperature**2
+
+
+def _each(values: Tensor, what: str) -> Tensor:
+    if values.dim() != 1:
+        raise StageError(
+            f"prune: {what} gave a tensor {list(values.shape)}; it must give one value for each row, [rows]: use "
+            "reduction='none' and mean over all dimensions but the first"
+        )
+    return values
