@@ -191,6 +191,19 @@ def test_what_rounding_leaves_goes_where_it_gains_most_score_for_each_use() -> N
     assert round_counts(groups, dear, use(48 / 64, count), round_to=8) == {"a": 16, "b": 8, "c": 8}
 
 
+def test_the_next_to_round_up_comes_before_what_is_a_little_behind() -> None:
+    """The dear one is stuck; b is an eighth of a step below its share then, c not at all, but c rounds up sooner."""
+    sizes = {"a": 16, "b": 44, "c": 200}
+    groups = tuple(ChannelGroup(name, size, ()) for name, size in sizes.items())
+    worth = {name: np.ones(size) for name, size in sizes.items()}
+
+    def count(masks: Masks) -> int:
+        left = {name: int(masks[name].sum()) if masks else size for name, size in sizes.items()}
+        return 20 * left["a"] + left["b"] + left["c"]
+
+    assert round_counts(groups, worth, use(352 / 564, count), round_to=8) == {"a": 8, "b": 32, "c": 160}
+
+
 def test_the_whole_network_is_its_own_budget() -> None:
     groups = tuple(ChannelGroup(name, size, ()) for name, size in (("a", 18), ("b", 5)))
     worth = {"a": np.ones(18), "b": np.ones(5)}
