@@ -13,8 +13,8 @@ from fairdeploy.report.tables import Table
 
 MOST_CHANNELS = 48
 SHADES = (0.3, 0.1, 0.03, 0.01)  # of the largest rise, darkest first
-CELL_LEFT, CELL_HEIGHT, CELL_MOST, ATTRIBUTE_GAP = 76.0, 10.0, 14.0, 4.0
-TOP, TITLE, MARKS = 22.0, 16.0, 10.0
+CELL_LEFT, CELL_HEIGHT, CELL_MOST, ATTRIBUTE_GAP = 76.0, 12.0, 14.0, 4.0
+TOP, TITLE, MARKS = 22.0, 16.0, 14.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def service_view(before: ContributionsRecord, after: ContributionsRecord | None 
         _block(group.group, group.channels, None if left is None else left.get(group.group, {}), levels, most)
         for group in before.groups
     )
-    return ServiceView(before.rows, blocks, tuple(words.significant(share * most) for share in SHADES))
+    return ServiceView(before.rows, blocks, tuple(f"{share * most:.2g}" for share in SHADES))
 
 
 def service_svg(before: ContributionsRecord, after: ContributionsRecord | None = None) -> str:
@@ -140,7 +140,7 @@ def _strip(title: str, y: float, channels: Sequence[ChannelService], grid: _Grid
     across = round(grid.width * 0.92, 2)
     for place, (attribute, level) in enumerate(grid.levels):
         top = round(y + TITLE + CELL_HEIGHT * place + ATTRIBUTE_GAP * grid.attributes.index(attribute), 2)
-        names.append(charts.Label(top + CELL_HEIGHT - 1, "end", level if len(level) <= 11 else f"{level[:10]}…"))
+        names.append(charts.Label(top + CELL_HEIGHT - 2.5, "end", level if len(level) <= 11 else f"{level[:10]}…"))
         for one in channels:
             rise = one.rises[place] or 0.0
             strength = next((n for n, share in enumerate(SHADES) if abs(rise) > share * grid.most), None)

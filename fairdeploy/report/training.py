@@ -10,18 +10,22 @@ from fairdeploy.report import charts, words
 from fairdeploy.report.html import environment
 from fairdeploy.report.tables import Table
 
-TITLED, UNTITLED, HEADER, LEFT, GAP, AXIS = 46.0, 20.0, 38.0, 44.0, 10.0, 16.0
+LEFT, HEADER, PLOT, BELOW = 44.0, 40.0, 46.0, 26.0
+SMALL_HEADER, SMALL_PLOT, SMALL_BELOW = 18.0, 22.0, 30.0
+AXIS = 4.0
 
 
 @dataclass(frozen=True)
 class Panel:
     """One line over the steps; `limit` is what it should stay below, None where there is none.
 
+    Without a title it is a small one that belongs to the one above.
     `status` is "pass" where it ends below its limit and "fail" where not, "none" without a limit.
     """
 
     title: str
     value: str
+    note: str
     top: float
     bottom: float
     height: float
@@ -51,7 +55,7 @@ def course_view(course: TrainingCourse) -> CourseView:
     steps = course.steps
     panels = []
     for one in course.constraints:
-        panels.append(_line(_title(one), "points", steps, one.values, words.rate, one.limit))
+        panels.append(_line(_name(one), "points", steps, one.values, words.rate, _of(one), one.limit))
         panels.append(_line("", "multiplier", steps, one.multipliers, _plain))
     if course.kept:
         panels.append(_line("Cost kept", "% of dense", steps, course.kept, words.rate))
@@ -59,7 +63,7 @@ def course_view(course: TrainingCourse) -> CourseView:
     height = sum(panel.height for panel in panels) + AXIS
     first, last = (f"step {words.count(course.steps[place])}" for place in (0, -1))
     said = " ".join(
-        f"{_title(one)}: from {words.rate(one.values[0])} to {words.rate(one.values[-1])} points, at most "
+        f"{_name(one)} ({_of(one)}): from {words.rate(one.values[0])} to {words.rate(one.values[-1])} points, at most "
         f"{words.rate(one.limit)} allowed."
         for one in course.constraints
     )
@@ -71,8 +75,12 @@ def course_svg(course: TrainingCourse) -> str:
     return environment().get_template("training.svg.j2").render(service=None, course=course_view(course))
 
 
-def _title(one: ConstraintCourse) -> str:
-    return words.first_upper(f"{words.metric_name(one.name)}: {one.quantity.replace('_', ' ')}")
+def _name(one: ConstraintCourse) -> str:
+    return words.first_upper(words.metric_name(one.name))
+
+
+def _of(one: ConstraintCourse) -> str:
+    return one.quantity.replace("_", " ")
 
 
 def _plain(value: float) -> str:
@@ -85,21 +93,23 @@ def _line(
     steps: Sequence[int],
     values: Sequence[float],
     shown: Callable[[float], str],
+    note: str = "",
     limit: float | None = None,
 ) -> Panel:
     """Lay out one line at the top of the picture; its axis holds 0, the values and the limit."""
     low, high = min(0.0, *values), max(*values, 0.0 if limit is None else limit)
-    top = HEADER if title else 0.0
-    bottom = top + (TITLED if title else UNTITLED)
+    top, plot, below = (HEADER, PLOT, BELOW) if title else (SMALL_HEADER, SMALL_PLOT, SMALL_BELOW)
+    bottom = top + plot
     up = charts.Axis(low, high if high > low else low + 1.0, bottom, top, ())
     along = charts.Axis(steps[0], max(steps[-1], steps[0] + 1), LEFT, charts.RIGHT, ())
     points = tuple((along.at(step), up.at(value)) for step, value in zip(steps, values, strict=True))
     return Panel(
         title=title,
         value=f"{shown(values[-1])} {unit}".strip(),
+        note=note,
         top=top,
         bottom=bottom,
-        height=bottom + (GAP if title and limit is not None else 2 * GAP),
+        height=bottom + (SMALL_BELOW - BELOW if limit is not None else below),
         high=shown(up.high),
         low=shown(up.low),
         points=points,
@@ -112,7 +122,7 @@ def _line(
 def _table(course: TrainingCourse) -> Table:
     columns = ["Step", "Training loss", *(["Cost kept, %"] if course.kept else [])]
     for one in course.constraints:
-        columns += [f"{_title(one)}, points (at most {words.rate(one.limit)})", "Multiplier"]
+        columns += [f"{_name(one)}, {_of(one)}, points (at most {words.rate(one.limit)})", "Multiplier"]
     rows = []
     for place, step in enumerate(course.steps):
         row = [words.count(step), _plain(course.losses[place])]
