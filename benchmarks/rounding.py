@@ -29,8 +29,8 @@ from fairdeploy.project import Budget
 from fairdeploy.pruning.budget import BudgetUse, groups_and_costs
 from fairdeploy.pruning.counts import masks_of
 from fairdeploy.pruning.latency_table import LatencyTable, network_latency, time_whole
-from fairdeploy.pruning.magnitude import channel_norms
 from fairdeploy.pruning.rounding import round_counts
+from fairdeploy.pruning.scores import Subject, l2
 from fairdeploy.store import Store
 
 BACKENDS = ("ort", "openvino")
@@ -204,7 +204,7 @@ def variants(name: str, backend: str, store: Store, folder: Path) -> list[Varian
     model = spread(build(), size)
     example = (torch.randn(2, 3, size, size),)
     groups, costs = groups_and_costs(model, example)
-    scores = channel_norms(model, groups)
+    scores = l2(Subject(model, groups))
     dense_file = export(model, size, folder / "dense.onnx")
     inputs: dict[str, tuple[int, ...]] = {"image": (1, 3, size, size)}
     table = LatencyTable(backend, store)

@@ -1,8 +1,9 @@
-"""What a pruning method is, and the rows that it may learn from."""
+"""What a pruning method is, and a split whose rows lie in arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fairdeploy.data import Rows
-from fairdeploy.model import ModelSpec
+from fairdeploy.project import Budget
+from fairdeploy.pruning.fair import FairTraining
+from fairdeploy.pruning.problem import Problem
 
 
 class StoredSplit(Protocol):
@@ -27,6 +30,25 @@ class StoredSplit(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Pruned:
+    """What a method found for one budget.
+
+    Attributes
+    ----------
+    masks : dict of str to array of bool [size]
+        Over `fairdeploy.compaction.channel_groups`; true keeps a channel.
+    module : Module
+        The network that they belong to: the one given, or a copy whose weights were trained with the masks.
+    fair : FairTraining, optional
+        How constraints went meanwhile.
+    """
+
+    masks: dict[str, NDArray[np.bool_]]
+    module: nn.Module
+    fair: FairTraining | None = None
+
+
 class Pruner(Protocol):
     """A method that chooses the channels to keep."""
 
@@ -35,35 +57,30 @@ class Pruner(Protocol):
         """Its name in ``prune.method``."""
         ...
 
-    def masks(
+    def prune(
         self,
         model: nn.Module,
         example_inputs: tuple[Tensor, ...],
         *,
-        keep_macs: Sequence[float],
-        train: StoredSplit,
-        prune: StoredSplit,
-        spec: ModelSpec,
+        budgets: Sequence[Budget],
+        problem: Problem,
         seed: int,
-    ) -> Iterator[dict[str, NDArray[np.bool_]]]:
-        """Yield masks over `fairdeploy.compaction.channel_groups` for each level, in the order given.
+    ) -> Iterator[Pruned]:
+        """Yield what is found for each budget, in the order given.
 
         Parameters
         ----------
         model : Module
             The dense network; left as it is.
         example_inputs : tuple of Tensor
-        keep_macs : sequence of float
-            Fractions of the dense multiply-accumulates that may be kept at most.
-        train, prune : StoredSplit
-            For weights and for masks; the other splits are not a pruner's to see.
-        spec : ModelSpec
-            How raw inputs become what the network is fed.
+        budgets : sequence of Budget
+        problem : Problem
+            What the method may learn from.
         seed : int
 
         Raises
         ------
         StageError
-            If a level cannot be reached.
+            If no group can be pruned, or a budget cannot be reached.
         """
         ...

@@ -15,8 +15,8 @@ from fairdeploy.errors import StageError
 from fairdeploy.project import Budget, Keep
 from fairdeploy.pruning.budget import BudgetUse, Costs, groups_and_costs, prunable
 from fairdeploy.pruning.counts import masks_of
-from fairdeploy.pruning.magnitude import channel_norms
 from fairdeploy.pruning.rounding import round_counts
+from fairdeploy.pruning.scores import Subject, l2
 
 EXAMPLE = (torch.zeros(2, 3, 8, 8),)
 
@@ -37,7 +37,7 @@ def by_width(several: Sequence[Masks]) -> list[float]:
 
 def chosen(model: nn.Module, budget: Budget, round_to: int = 1) -> tuple[BudgetUse, Masks]:
     groups, costs = groups_and_costs(model, EXAMPLE, by_width)
-    use, scores = BudgetUse(budget, costs), channel_norms(model, groups)
+    use, scores = BudgetUse(budget, costs), l2(Subject(model, groups))
     return use, masks_of(groups, scores, round_counts(groups, scores, use, round_to=round_to))
 
 
