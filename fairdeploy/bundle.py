@@ -42,11 +42,16 @@ from fairdeploy.target import Target
 
 
 class CandidateRecord(Record):
-    """One pruned network of a build and what *tune* said of it; rates are fractions."""
+    """One pruned network of a build and what *tune* said of it; rates are fractions.
+
+    `keep` is what was allowed, as fractions of the dense network's costs; `macs_share` is what it has of its
+    multiply-accumulates.
+    """
 
     name: str
-    keep_macs: float
+    keep: dict[str, float]
     macs: int
+    macs_share: float
     parameters: int
     size_bytes: int
     latency_p50_ms: float | None

@@ -23,7 +23,7 @@ from fairdeploy.data import StoredSplit
 from fairdeploy.devices.together import Timed, circumstances
 from fairdeploy.errors import ConfigError, MissingExtra
 from fairdeploy.export import ExportReport, export_onnx
-from fairdeploy.project import Project
+from fairdeploy.project import Budget, Project
 from fairdeploy.records import digest, file_digest
 from fairdeploy.store import Kept, Store
 from fairdeploy.target import load_target
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fairdeploy.compaction import CompactModel
+    from fairdeploy.pruning import Problem, Progress, Pruned, Schedule, Trained
     from fairdeploy.pruning.budget import Latency
-    from fairdeploy.pruning.fair import FairTraining
 
 CHECK_ROWS = 64
-DECISIONS = "decisions.json"
+DECISIONS, MASKS, WEIGHTS = "decisions.json", "masks.json", "weights.safetensors"
+LEARNED = ("train", "prune")
 Masks = dict[str, NDArray[np.bool_]]
 
 
@@ -49,8 +50,8 @@ class Candidate:
     ----------
     name : str
         As in ``macs-0.25``; ``dense`` when nothing is pruned.
-    keep_macs : float
-        The fraction of MACs that was asked for.
+    level : Budget, optional
+        What may be kept; None when nothing is pruned.
     onnx : Path
         The exported network after recovery: the reference *compact*.
     compaction : CompactionRecord or None
@@ -60,7 +61,7 @@ class Candidate:
     """
 
     name: str
-    keep_macs: float
+    level: Budget | None
     onnx: Path
     macs: int
     compaction: CompactionRecord | None
@@ -84,7 +85,7 @@ class Networks:
     store : Store
     splits : dict of str to StoredSplit
     progress : callable
-        Told ``(done, total)`` optimiser steps while a network is fine-tuned.
+        Told ``(done, total, said)`` while a network is trained: optimiser steps, and how its constraints stand.
     """
 
     def __init__(
@@ -93,10 +94,11 @@ class Networks:
         folder: Path,
         store: Store,
         splits: dict[str, StoredSplit],
-        progress: Callable[[int, int], None],
+        progress: Callable[[int, int, str], None],
     ) -> None:
-        self.project, self.folder, self.store, self.splits, self.progress = project, folder, store, splits, progress
-        self._compact: dict[float, CompactModel] = {}
+        self.project, self.folder, self.store, self.splits = project, folder, store, splits
+        self._told = progress
+        self._compact: dict[Budget, CompactModel] = {}
 
     @cached_property
     def identity(self) -> str:
@@ -151,30 +153,34 @@ class Networks:
         """Export the dense network; the reference *dense*."""
         return self._export("dense", self.identity, lambda: self.dense)
 
-    def export_masked(self, level: float) -> Kept:
+    def export_masked(self, level: Budget) -> Kept:
         """Export the dense network with its channels switched off but still there."""
 
         def masked() -> nn.Module:
             from fairdeploy.compaction import apply_masks, channel_groups
 
-            groups = channel_groups(self.dense, self.example_inputs)
-            return apply_masks(self.dense, groups, self._masks(level))
+            gated = self._gated(level)
+            return apply_masks(gated, channel_groups(gated, self.example_inputs), self._masks(level))
 
-        return self._export(f"pruned {_name(level)}", file_digest(self._masks_file(level)), masked)
+        return self._export(f"pruned {level.name}", self.prune().digest, masked)
 
-    def export_compact(self, level: float) -> Kept:
+    def export_compact(self, level: Budget) -> Kept:
         """Export the network just after its channels were removed, before recovery."""
         kept = self.compact(level)
-        return self._export(f"compact {_name(level)}", kept.digest, lambda: self._compacted(level).module)
+        return self._export(f"compact {level.name}", kept.digest, lambda: self._compacted(level).module)
 
-    def candidate(self, level: float) -> Candidate:
+    def candidate(self, level: Budget) -> Candidate:
         """Prune, compact, recover and export at one level."""
         compact = self.compact(level)
         recover = self.recover(level)
-        kept = self._export(_name(level), recover.digest, lambda: self._recovered(level, recover))
+        kept = self._export(
+            level.name, recover.digest, lambda: self._with_weights(self._tunable(level), recover.folder)
+        )
         record = CompactionRecord.load(compact.folder / "compaction.json")
-        found = self._candidate(_name(level), level, kept, record.macs_after, record)
-        return replace(found, decisions=_read_decisions(recover.folder))
+        found = self._candidate(level.name, level, kept, record.macs_after, record)
+        taught = self.teach()
+        stations = [*([] if taught is None else [taught.folder]), self.prune().folder / level.name, recover.folder]
+        return replace(found, decisions=tuple(entry for place in stations for entry in _read_decisions(place)))
 
     def unpruned(self) -> Candidate:
         """Return the dense network as the only candidate, for ``prune: {method: none}``."""
@@ -185,56 +191,110 @@ class Networks:
             (out / "macs.json").write_text(json.dumps(count_macs(self.dense, self.example_inputs)))
 
         macs = self.store.run("count", count, of="dense", model=self.identity).folder / "macs.json"
-        return self._candidate("dense", 1.0, self.export_dense(), json.loads(macs.read_text()), None)
+        return self._candidate("dense", None, self.export_dense(), json.loads(macs.read_text()), None)
 
     def _candidate(
-        self, name: str, level: float, kept: Kept, macs: int, compaction: CompactionRecord | None
+        self, name: str, level: Budget | None, kept: Kept, macs: int, compaction: CompactionRecord | None
     ) -> Candidate:
         report = ExportReport.load(kept.folder / "export.json")
         return Candidate(name, level, kept.folder / "model.onnx", macs, compaction, report)
 
+    @cached_property
+    def problem(self) -> Problem:
+        """What pruning and fine-tuning learn from: the train and prune splits, and no other."""
+        from fairdeploy.pruning import stored_problem
+
+        options = self.project.prune.recover
+        return stored_problem(
+            {name: self.splits[name] for name in LEARNED},
+            self.project.spec,
+            self.project.groups.attributes,
+            options=options,
+            seed=self.project.seed,
+            augment=load_object(options.augment, self.folder) if options.augment else None,
+        )
+
+    def teach(self) -> Kept | None:
+        """Make the dense network fair under the constraints; None where the project wants no teacher."""
+        prune = self.project.prune
+        if not prune.has_teacher:
+            return None
+
+        def produce(out: Path) -> None:
+            from fairdeploy.pruning import fair_teacher
+
+            assert prune.constraints is not None
+            schedule = self._schedule("teacher")
+            taught = fair_teacher(
+                self.dense, self.problem, prune.constraints, schedule, seed=self.project.seed, progress=self._progress
+            )
+            _write_training(out, taught, "teacher")
+
+        return self.store.run("teacher", produce, of="dense", **self._learning())
+
+    @cached_property
+    def source(self) -> nn.Module:
+        """The network that is pruned: the fair teacher, or the dense one where there is none."""
+        taught = self.teach()
+        return self.dense if taught is None else self._with_weights(self.dense, taught.folder)
+
     def prune(self) -> Kept:
         """Choose which channels to keep, at every level at once."""
         options = self.project.prune
-        levels = options.keep.macs if options.keep else ()
-        backend = self._measurable_backend() if options.round_to == "latency" else None
+        levels = options.keep.levels if options.keep else ()
+        timed = options.round_to == "latency" or any(level.latency is not None for level in levels)
+        backend = self._measurable_backend() if timed else None
         multiple = options.round_to if isinstance(options.round_to, int) else 8
         how: str = options.method
         facts: dict[str, Any] = {}
         if backend is not None:
-            how, facts = f"{how}, rounded by latency in {backend}", {"latency": circumstances(backend)}
-        elif options.round_to == "latency":
+            how, facts = f"{how}, timed in {backend}", {"latency": circumstances(backend)}
+        elif timed:
             how = f"{how}, in multiples of {multiple}: no target's runtime runs here"
+        taught = self.teach()
 
         def produce(out: Path) -> None:
-            from fairdeploy.pruning import Magnitude
+            from fairdeploy.pruning import make_pruner
 
-            pruner = Magnitude(*self._latencies(backend)) if backend else Magnitude(multiple)
-            masks = pruner.masks(
-                self.dense,
-                self.example_inputs,
-                keep_macs=levels,
-                train=self.splits["train"],
-                prune=self.splits["prune"],
-                spec=self.project.spec,
-                seed=self.project.seed,
+            predicted, whole = self._latencies(backend) if backend else (None, None)
+            rounding: dict[str, Any] = {"round_to": multiple, "latency_ms": predicted}
+            if options.round_to == "latency" and predicted is not None:
+                rounding |= {"round_to": predicted, "last_word": whole}
+            pruner = make_pruner(options, progress=self._progress, **rounding)
+            found = pruner.prune(
+                self.source, self.example_inputs, budgets=levels, problem=self.problem, seed=self.project.seed
             )
-            for level, chosen in zip(levels, masks, strict=True):
-                text = {name: "".join("01"[int(keep)] for keep in mask) for name, mask in chosen.items()}
-                (out / f"{_name(level)}.json").write_text(json.dumps(text, indent=1))
+            for level, pruned in zip(levels, found, strict=True):
+                text = {name: "".join("01"[int(keep)] for keep in mask) for name, mask in pruned.masks.items()}
+                place = out / level.name
+                place.mkdir()
+                (place / MASKS).write_text(json.dumps(text, indent=1))
+                _write_training(place, pruned, f"prune[{level.name}]", weights=pruned.module is not self.source)
 
         return self.store.run(
             "prune",
             produce,
             of=how,
-            model=self.identity,
             method=options.method,
-            keep_macs=list(levels),
-            round_to=multiple if backend is None else "latency",
-            data=[self.splits[name].fingerprint for name in ("train", "prune")],
-            seed=self.project.seed,
+            search=options.search.model_dump(mode="json") if options.method == "bilevel" else None,
+            levels=[level.limits for level in levels],
+            round_to=multiple if backend is None else options.round_to,
+            teacher=None if taught is None else taught.digest,
+            **self._learning(),
             **facts,
         )
+
+    def _learning(self) -> dict[str, Any]:
+        """Return what everything that learns from the train and prune splits is keyed by."""
+        options = self.project.prune
+        return {
+            "model": self.identity,
+            "recover": options.recover.model_dump(mode="json"),
+            "constraints": None if options.constraints is None else options.constraints.model_dump(mode="json"),
+            "groups": {name: list(levels) for name, levels in self.project.groups.attributes.items()},
+            "data": [self.splits[name].fingerprint for name in LEARNED],
+            "seed": self.project.seed,
+        }
 
     def _measurable_backend(self) -> str | None:
         """Return the backend of the first target whose runtime runs on this machine."""
@@ -253,105 +313,77 @@ class Networks:
             time_whole(table, self.dense, self.example_inputs, self._write_onnx, inputs),
         )
 
-    def compact(self, level: float) -> Kept:
+    def compact(self, level: Budget) -> Kept:
         """Remove the channels for good and prove that the outputs stayed."""
         return self.store.run(
             "compact",
             lambda out: self._compacted(level).record().save(out / "compaction.json"),
-            of=_name(level),
+            of=level.name,
             model=self.identity,
-            masks=file_digest(self._masks_file(level)),
+            pruned=self.prune().digest,
         )
 
-    def recover(self, level: float) -> Kept:
-        """Fine-tune the compacted network on the train split."""
-        options = self.project.prune.recover
-        compact = self.compact(level)
+    def recover(self, level: Budget) -> Kept:
+        """Fine-tune the compacted network."""
+        compact, prune = self.compact(level), self.project.prune
 
         def produce(out: Path) -> None:
-            from safetensors.torch import save_file
+            from fairdeploy.pruning import Distillation, recover
 
-            from fairdeploy.pruning import recover
-
-            fair = self._fair_training()
-            module = recover(
+            taught = prune.has_teacher and prune.recover.distillation > 0
+            tuned = recover(
                 self._tunable(level),
-                self.splits["train"],
-                spec=self.project.spec,
-                options=options,
+                self.problem,
+                self._schedule(f"recover {level.name}"),
                 seed=self.project.seed,
-                augment=load_object(options.augment, self.folder) if options.augment else None,
-                fair=fair,
-                progress=self.progress,
+                limits=prune.constraints,
+                reference=self.dense,
+                distillation=Distillation(self.source, prune.recover.distillation) if taught else None,
+                progress=self._progress,
             )
-            save_file(module.state_dict(), out / "weights.safetensors")
-            if fair is not None:
-                said = [entry.model_dump(mode="json") for entry in fair.decisions(f"recover[{_name(level)}]")]
-                (out / DECISIONS).write_text(json.dumps(said, indent=1))
+            _write_training(out, tuned, f"recover[{level.name}]")
 
-        return self.store.run(
-            "recover",
-            produce,
-            of=_name(level),
-            compact=compact.digest,
-            model=self.identity,
-            options=options.model_dump(mode="json"),
-            train=self.splits["train"].fingerprint,
-            seed=self.project.seed,
-            **self._limits(),
-        )
+        return self.store.run("recover", produce, of=level.name, compact=compact.digest, **self._learning())
 
-    def _limits(self) -> dict[str, Any]:
-        """Return what constraints add to a key in the store."""
-        limits = self.project.prune.constraints
-        if limits is None:
-            return {}
-        groups = {name: list(levels) for name, levels in self.project.groups.attributes.items()}
-        parts = {"constraints": limits.model_dump(mode="json"), "groups": groups}
-        return {**parts, "prune": self.splits["prune"].fingerprint}
+    def _progress(self, at: Progress) -> None:
+        self._told(at.done, at.total, "; ".join(at.violations))
 
-    def _fair_training(self) -> FairTraining | None:
-        from fairdeploy.pruning.fair import FairTraining
+    def _schedule(self, station: str) -> Schedule:
+        from fairdeploy.pruning import Schedule
 
-        limits = self.project.prune.constraints
-        if limits is None:
-            return None
-        return FairTraining(
-            limits,
-            self.project.groups.attributes,
-            self.splits["train"].rows,
-            self.splits["prune"],
-            self.project.spec,
-            self.dense,
-        )
+        options = self.project.prune.recover
+        return Schedule(options.epochs, options.learning_rate, station=station)
 
-    def _masks_file(self, level: float) -> Path:
-        return self.prune().folder / f"{_name(level)}.json"
-
-    def _masks(self, level: float) -> Masks:
-        text = json.loads(self._masks_file(level).read_text())
+    def _masks(self, level: Budget) -> Masks:
+        text = json.loads((self.prune().folder / level.name / MASKS).read_text())
         return {name: np.array([bit == "1" for bit in bits]) for name, bits in text.items()}
 
-    def _compacted(self, level: float) -> CompactModel:
+    def _gated(self, level: Budget) -> nn.Module:
+        """The network that a level's masks belong to: the source, or what pruning trained with them."""
+        trained = self.prune().folder / level.name
+        return self._with_weights(self.source, trained) if (trained / WEIGHTS).exists() else self.source
+
+    def _compacted(self, level: Budget) -> CompactModel:
         if level not in self._compact:
             from fairdeploy.compaction import compact
 
-            self._compact[level] = compact(self.dense, self.example_inputs, self._masks(level))
+            self._compact[level] = compact(self._gated(level), self.example_inputs, self._masks(level))
         return self._compact[level]
 
-    def _tunable(self, level: float) -> nn.Module:
+    def _tunable(self, level: Budget) -> nn.Module:
         """The compacted network; where there is something to fine-tune, in a form that can be."""
         compacted = self._compacted(level)
         return compacted.trainable() if self.project.prune.recover.epochs else compacted.module
 
-    def _recovered(self, level: float, recover: Kept) -> nn.Module:
+    def _with_weights(self, module: nn.Module, folder: Path) -> nn.Module:
+        """Return a copy in evaluation mode with the weights that a station kept."""
         from safetensors.torch import load_file
 
         from fairdeploy.compaction.bake import private_copy
 
-        module = private_copy(self._tunable(level))
-        module.load_state_dict(load_file(recover.folder / "weights.safetensors"))
-        return module.eval()
+        copied = private_copy(module)
+        copied.load_state_dict(load_file(folder / WEIGHTS))
+        return copied.eval()
 
     def _export(self, of: str, source: str, module: Callable[[], nn.Module]) -> Kept:
         def produce(out: Path) -> None:
@@ -372,8 +404,15 @@ def _read_decisions(folder: Path) -> tuple[LogEntry, ...]:
     return tuple(LogEntry.model_validate(entry) for entry in json.loads(file.read_text())) if file.exists() else ()
 
 
-def _name(level: float) -> str:
-    return f"macs-{level:g}"
+def _write_training(folder: Path, trained: Pruned | Trained, station: str, *, weights: bool = True) -> None:
+    """Write what a training left behind: weights, and how the constraints went."""
+    from safetensors.torch import save_file
+
+    if weights:
+        save_file(trained.module.state_dict(), folder / WEIGHTS)
+    if trained.fair is not None:
+        said = [entry.model_dump(mode="json") for entry in trained.fair.decisions(station)]
+        (folder / DECISIONS).write_text(json.dumps(said, indent=1))
 
 
 def _version(package: str) -> str:

@@ -93,8 +93,9 @@ def _record(one: Candidate, evidence: Evidence, latency_p50_ms: float) -> Candid
     worst = min(accuracy, key=lambda group: accuracy[group])
     return CandidateRecord(
         name=one.name,
-        keep_macs=one.keep_macs,
+        keep={} if one.level is None else one.level.limits,
         macs=one.macs,
+        macs_share=1.0 if one.compaction is None else one.macs / one.compaction.macs_before,
         parameters=one.parameters,
         size_bytes=one.onnx.stat().st_size,
         latency_p50_ms=round(latency_p50_ms, 4),

@@ -40,12 +40,12 @@ class Listener:
     on_done : callable
         Told the `Kept` of every station, from the store or fresh.
     progress : callable
-        Told ``(done, total)`` within a long station.
+        Told ``(done, total, said)`` within a long station; the text says how constraints stand, or is empty.
     """
 
     on_start: Callable[[str], None] = lambda label: None
     on_done: Callable[[Kept], None] = lambda kept: None
-    progress: Callable[[int, int], None] = lambda done, total: None
+    progress: Callable[[int, int, str], None] = lambda done, total, said: None
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Line:
                     out,
                     spec=project.spec,
                     groups=project.groups,
-                    progress=self.listener.progress,
+                    progress=lambda done, total: self.listener.progress(done, total, ""),
                 ),
                 of=name,
                 split=name,
@@ -131,7 +131,7 @@ class Line:
         """Make every candidate and choose one on *tune*."""
         keep = self.project.prune.keep
         dense = networks.export_dense().folder / "model.onnx"
-        candidates = [networks.candidate(level) for level in keep.macs] if keep else [networks.unpruned()]
+        candidates = [networks.candidate(level) for level in keep.levels] if keep else [networks.unpruned()]
         return choose(
             dense, candidates, self.meter, splits["tune"], self.host, parse_gates(self.document, task=self.project.task)
         )
@@ -141,8 +141,8 @@ class Line:
         dense = networks.export_dense().folder / "model.onnx"
         references = self.references(dense, candidate.onnx, splits["evaluate"])
         stages: dict[StageName, Predictions] = {"dense": references.predictions["dense"]}
-        if candidate.compaction:
-            level = candidate.keep_macs
+        if candidate.level is not None:
+            level = candidate.level
             masked, compact = networks.export_masked(level), networks.export_compact(level)
             stages["pruned"] = self.predict(Model.onnx(masked.folder / "model.onnx"), splits["evaluate"], "pruned")
             stages["compact"] = self.predict(Model.onnx(compact.folder / "model.onnx"), splits["evaluate"], "compact")

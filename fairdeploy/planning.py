@@ -199,7 +199,7 @@ def _walk(line: Line, targets: list[tuple[TargetUsed, Gates]]) -> list[tuple[str
     networks = line.networks(splits)
     keep = line.project.prune.keep
     steps: list[Callable[[], object]] = [networks.export_dense]
-    steps += [lambda level=level: networks.candidate(level) for level in (keep.macs if keep else ())]  # type: ignore[misc]
+    steps += [lambda level=level: networks.candidate(level) for level in (keep.levels if keep else ())]  # type: ignore[misc]
     if not all([go(step) for step in steps]):
         return [*missing, ("the choice and every target", "need what is missing above")]
     ready: list[Deployment] = []

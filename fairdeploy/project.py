@@ -27,6 +27,9 @@ def _not_reserved(name: str) -> str:
 
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Method = Literal[
+    "none", "bilevel", "magnitude", "l1", "batch-norm-scale", "fpgm", "taylor", "fisher", "fairgrape", "random"
+]
 
 TargetId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$"), AfterValidator(_not_reserved)]
 
@@ -214,16 +217,26 @@ class Constraints(Record):
         return self
 
 
+class Search(Record):
+    """The phase of ``method: bilevel`` in which channels and weights are trained together."""
+
+    epochs: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=4e-3, gt=0)
+
+
 class Prune(Record):
     """How the network is made small.
 
     ``round_to: latency`` rounds channels to what is fast in the first target's runtime that runs on this machine.
-    ``constraints`` are what fine-tuning keeps to on the prune split.
+    ``constraints`` are what training keeps to on the prune split. With a ``teacher`` the dense network is first made
+    fair under them, and is what is pruned and distilled from. ``search`` is for ``method: bilevel``.
     """
 
-    method: Literal["magnitude", "none"] = "none"
+    method: Method = "none"
     keep: Keep | None = None
     round_to: Annotated[int, Field(ge=1)] | Literal["latency"] = 8
+    teacher: bool = True
+    search: Search = Search()
     recover: Recover = Recover()
     constraints: Constraints | None = None
 
@@ -233,7 +246,14 @@ class Prune(Record):
             raise ValueError("give 'keep' with a pruning method, and leave it out with method: none")
         if self.constraints is not None and (self.method == "none" or not self.recover.epochs):
             raise ValueError("constraints are met by fine-tuning what was pruned: give recover.epochs and a method")
+        if self.method != "bilevel" and "search" in self.model_fields_set:
+            raise ValueError("search is for method: bilevel")
         return self
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the dense network is made fair first: there must be something that it shall keep to."""
+        return self.teacher and self.constraints is not None
 
 
 class TargetUse(Record):

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -157,10 +158,11 @@ class Progress:
 
     def __init__(self, common: Common) -> None:
         self.common, self.console, self.label = common, stderr(), ""
+        self._began = 0.0
 
     def start(self, label: str) -> None:
         """Say that a station starts."""
-        self.label = label
+        self.label, self._began = label, time.monotonic()
         if self.console.is_terminal and not self.common.quiet:
             self.console.print(Text(f"  {label} ..."), end="\r")
 
@@ -172,10 +174,13 @@ class Progress:
         self._clear()
         self.console.print(Text(f"  {kept.label}: {how}"), soft_wrap=True)
 
-    def count(self, done: int, total: int) -> None:
-        """Show how far a station is."""
+    def count(self, done: int, total: int, said: str) -> None:
+        """Show how far a station is, how long it still takes, and how its constraints stand."""
         if self.console.is_terminal and not self.common.quiet:
-            self.console.print(Text(f"  {self.label} ... {done}/{total}"), end="\r")
+            left_s = (time.monotonic() - self._began) * (total - done) / max(1, done)
+            text = f"  {self.label} ... {done}/{total}, {left_s:.0f} s left" + (f"; {said}" if said else "")
+            self._clear()
+            self.console.print(Text(text), end="\r", overflow="ellipsis", no_wrap=True)
 
     def _clear(self) -> None:
         if self.console.is_terminal:

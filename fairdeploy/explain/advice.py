@@ -95,10 +95,11 @@ def _of_pruning(facts: Facts) -> Iterator[Advice]:
     prune, candidates = facts.project.prune, facts.build.candidates
     if prune.keep is None:
         return
-    kept = next(one.keep_macs for one in candidates if one.chosen)
-    larger = sorted(one.keep_macs for one in candidates if one.keep_macs > kept)
-    known = f"; this build has {', '.join(f'{one:g}' for one in larger)} too" if larger else ""
-    yield Advice(text=f"Prune less: prune.keep.macs is {kept:g}{known}.")
+    chosen = next(one for one in candidates if one.chosen)
+    larger = sorted((one for one in candidates if one.macs > chosen.macs), key=lambda one: one.macs)
+    known = f"; this build has {', '.join(one.name for one in larger)} too" if larger else ""
+    kept = " and ".join(f"prune.keep.{name} is {fraction:g}" for name, fraction in chosen.keep.items())
+    yield Advice(text=f"Prune less: {kept}{known}.")
     recover = prune.recover
     yield Advice(
         text=f"Recover longer: prune.recover.epochs is {recover.epochs}{facts.share_of('train')}.",

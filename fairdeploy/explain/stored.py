@@ -14,7 +14,7 @@ from fairdeploy.errors import StageError, TargetError
 from fairdeploy.evidence.records import StageName
 from fairdeploy.line import Line
 from fairdeploy.measure import Predictions
-from fairdeploy.project import CONFIG_NAME
+from fairdeploy.project import CONFIG_NAME, Budget
 from fairdeploy.store import NotKept
 
 
@@ -66,7 +66,7 @@ def _walk(line: Line, build: BuildRecord, bundle: TargetBundle) -> StoredStages:
     splits = line.splits()
     networks = line.networks(splits)
     chosen = next(one for one in build.candidates if one.chosen)
-    candidate = networks.candidate(chosen.keep_macs) if line.project.prune.keep else networks.unpruned()
+    candidate = networks.candidate(Budget(**chosen.keep)) if chosen.keep else networks.unpruned()
     deployment = line.deployment(splits, networks, candidate)
     if bundle.evidence.failure is not None:
         return StoredStages(splits["evaluate"], deployment.stages, simulated=False)

@@ -42,7 +42,9 @@ class Checkpoint:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         header = {"identity": self.identity, "step": str(step), "facts": json.dumps(facts)}
         making = self.file.with_name(f".making-{self.file.name}")
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, making, header)
+        save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, making, header
+        )
         os.replace(making, self.file)
 
     def read(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
@@ -63,9 +65,11 @@ class Checkpoint:
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
             step, facts, identity = int(header["step"]), json.loads(header["facts"]), header["identity"]
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise IntegrityError(f"{self.file}: the checkpoint cannot be read ({error}): remove it to start anew") from None
+            raise IntegrityError(
+                f"{self.file}: the checkpoint cannot be read ({error}); remove it to start anew"
+            ) from None
         if identity != self.identity:
             raise StageError(
-                f"{self.file}: the checkpoint is of another run (other data, options or network): remove it to start anew"
+                f"{self.file}: the checkpoint is of another run (data, options or network differ); remove it to start anew"
             )
         return step, tensors, facts

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fairdeploy.bundle import LogEntry
 from fairdeploy.project import Constraints
-from fairdeploy.pruning.cells import Cells, Rates, tally
+from fairdeploy.pruning.cells import Rates, tally
 from fairdeploy.pruning.constraints import Constraint, conflict, constraints_of
 from fairdeploy.pruning.multipliers import Multipliers, row_weights
 from fairdeploy.pruning.problem import Batch, Problem
@@ -81,32 +81,30 @@ class FairTraining:
         self.rounds.append(Round(step, rates, self.multipliers.values.copy()))
 
     def violated(self) -> tuple[Constraint, ...]:
-        """Return the constraints that the last look found violated."""
-        rates = self.rounds[-1].rates
-        return tuple(one for one in self.constraints if one.worst(rates) > one.limit)
+        """Return the constraints that the last look found violated; before any look, the dense network's."""
+        return tuple(one for one in self.constraints if one.worst(self.rates) > one.limit)
+
+    @property
+    def rates(self) -> Rates:
+        """What the last look found [cells]."""
+        return self.rounds[-1].rates if self.rounds else self.dense
 
     def words(self) -> tuple[str, ...]:
         """Say what the last look found, limit by limit."""
-        if not self.rounds:
-            return ()
-        last = self.rounds[-1]
         parts = self.multipliers.by_constraint()
         return tuple(
-            f"{one.name} {one.worst(last.rates):.3f} (limit {one.limit:g}, multiplier {part.max():.2f})"
+            f"{one.name} {one.worst(self.rates):.3f} (limit {one.limit:g}, multiplier {part.max():.2f})"
             for one, part in zip(self.constraints, parts, strict=True)
         )
 
     def decisions(self, station: str) -> tuple[LogEntry, ...]:
         """Say how the run ended, limit by limit, and which limits stood in each other's way."""
-        rates = self.rounds[-1].rates
-        said = [
-            LogEntry(
-                station=station,
-                decision=f"{one.name} <= {one.limit:g} {'holds' if one.worst(rates) <= one.limit else 'is missed'}",
-                reason=f"{one.quantity}: {one.worst(rates):.3f} on the prune split",
-            )
-            for one in self.constraints
-        ]
+        said = []
+        for one in self.constraints:
+            now, dense = one.worst(self.rates), one.worst(self.dense)
+            decision = f"{one.name} <= {one.limit:g} {'holds' if now <= one.limit else 'is missed'}"
+            reason = f"{one.quantity}: {now:.3f} on the prune split, {dense:.3f} dense"
+            said.append(LogEntry(station=station, decision=decision, reason=reason))
         if self.violated():
             said.append(LogEntry(station=station, decision="the best trade-off found is kept", reason=self._obstacle()))
         return tuple(said)

@@ -7,13 +7,11 @@ way from input to output, a gate at zero would have no gradient, and never open 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -50,14 +48,23 @@ class Gated(nn.Module):
         self._closing = closing
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Return the network's outputs."""
+        """Return the network's outputs under `gates`."""
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
-        gated: dict[str, Tensor] = {}
+        return functional_call(self.model, self._under(parameters, self.gates), inputs)
+
+    def apart(self, parameters: Mapping[str, Tensor], gates: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> Any:
+        """Return the outputs for other parameters and gates; running statistics stay as they are."""
+        buffers = {name: tensor.clone() for name, tensor in self.model.named_buffers()}
+        return functional_call(self.model, {**buffers, **self._under(parameters, gates)}, inputs)
+
+    def _under(self, parameters: Mapping[str, Tensor], gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters, multiplied by gates where gates close channels."""
+        gated = dict(parameters)
         for name, members in self._closing.items():
             for member in members:
-                tensor = gated.get(member.parameter, parameters[member.parameter])
-                gated[member.parameter] = tensor * _factor(member, tensor, self.gates[name])
-        return functional_call(self.model, gated, inputs)
+                tensor = gated[member.parameter]
+                gated[member.parameter] = tensor * _factor(member, tensor, gates[name])
+        return gated
 
 
 def closing_members(

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
 from torch import Tensor
 
 from fairdeploy.pruning.cells import Rates
@@ -99,5 +98,7 @@ def row_weights(of_row: Tensor, pressure: Tensor, labels: Tensor) -> Tensor:
     """
     asked = torch.where(of_row >= 0, pressure.to(of_row.device)[of_row], 0.0).sum(0)
     weights = (1 + asked).clamp(*WEIGHTS)
-    totals = torch.zeros(int(labels.max()) + 1, dtype=weights.dtype, device=weights.device).index_add_(0, labels, weights)
+    totals = torch.zeros(int(labels.max()) + 1, dtype=weights.dtype, device=weights.device).index_add_(
+        0, labels, weights
+    )
     return weights * (torch.bincount(labels).to(weights) / totals)[labels]

@@ -82,8 +82,10 @@ class Problem:
     ----------
     train : Stream
         For the lower level: the weights.
+    upper : Stream
+        Rows of the prune split for the upper level's gradients.
     prune : Stream
-        For the upper level: channels and multipliers. Each row once in an epoch.
+        The prune split, each row once in an epoch: for the upper level's multipliers.
     recover : Stream
         For the weights of the pruned network.
     objective : Objective
@@ -94,6 +96,7 @@ class Problem:
     """
 
     train: Stream
+    upper: Stream
     prune: Stream
     recover: Stream
     objective: Objective

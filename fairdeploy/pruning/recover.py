@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
 
 from fairdeploy.compaction.bake import private_copy
 from fairdeploy.compaction.training import is_trainable
 from fairdeploy.errors import StageError
+from fairdeploy.project import Constraints
+from fairdeploy.pruning.batch_norm import reestimate
+from fairdeploy.pruning.checkpoint import Checkpoint
+from fairdeploy.pruning.fair import FairTraining
 from fairdeploy.pruning.problem import Problem
-from fairdeploy.pruning.training import Schedule, fit
+from fairdeploy.pruning.training import Distillation, Progress, Schedule, fit
 
 
-def recover(module: nn.Module, problem: Problem, schedule: Schedule, *, seed: int, **options: Any) -> nn.Module:
-    """Fine-tune a copy of a network; see `fit` for the options.
+@dataclass(frozen=True)
+class Trained:
+    """A network after training, and how its constraints went, if there were any."""
+
+    module: nn.Module
+    fair: FairTraining | None
+
+
+def recover(
+    module: nn.Module,
+    problem: Problem,
+    schedule: Schedule,
+    *,
+    seed: int,
+    limits: Constraints | None = None,
+    reference: nn.Module | None = None,
+    distillation: Distillation | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Trained:
+    """Fine-tune a copy of a network on the recover stream; the same bytes for the same seed.
+
+    Its batch norms are counted anew before, since its channels have changed, and after, over whole epochs' batches.
 
     Parameters
     ----------
     module : Module
         Left as it is.
     problem : Problem
-        Of which the recover stream is learned.
     schedule : Schedule
         No epochs: `module` itself comes back.
     seed : int
+    limits : Constraints, optional
+        Weigh the rows; need a reference.
+    reference : Module, optional
+        The dense network, which drops are counted from.
+    distillation : Distillation, optional
+    checkpoint : Checkpoint, optional
+    progress : callable, optional
 
     Raises
     ------
@@ -32,12 +64,64 @@ def recover(module: nn.Module, problem: Problem, schedule: Schedule, *, seed: in
         If the module is an exported graph without training mode, gives another number of classes, or training diverges.
     """
     if schedule.epochs == 0:
-        return module
+        return Trained(module, None)
     if not is_trainable(module):
         raise StageError(
             "recover: an exported graph cannot be trained (its batch norms are frozen); give it what "
             "CompactModel.trainable() returns, or set prune.recover.epochs: 0"
         )
-    tuned = private_copy(module).train()
-    fit(tuned, problem.recover, problem.objective, schedule, seed=seed, **options)
-    return tuned.eval()
+    fair = None if limits is None or reference is None else FairTraining(limits, problem, reference)
+    tuned = private_copy(module)
+    reestimate(tuned, problem.recover)
+    fit(
+        tuned,
+        problem.recover,
+        problem.objective,
+        schedule,
+        seed=seed,
+        fair=fair,
+        distillation=distillation,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return Trained(tuned, fair)
+
+
+def fair_teacher(
+    dense: nn.Module,
+    problem: Problem,
+    limits: Constraints,
+    schedule: Schedule,
+    *,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Trained:
+    """Make a dense network fair under the constraints that the pruned one will have; the same network where it is.
+
+    A teacher hands its bias on (fairdeploy's docs/fair-pruning.md has figures), so it is mended before it teaches.
+
+    Parameters
+    ----------
+    dense : Module
+        Left as it is.
+    problem : Problem
+    limits : Constraints
+    schedule : Schedule
+    seed : int
+    checkpoint : Checkpoint, optional
+    progress : callable, optional
+    """
+    fair = FairTraining(limits, problem, dense)
+    if not fair.violated():
+        return Trained(dense, fair)
+    return recover(
+        dense,
+        problem,
+        schedule,
+        seed=seed,
+        limits=limits,
+        reference=dense,
+        checkpoint=checkpoint,
+        progress=progress,
+    )

@@ -236,7 +236,9 @@ def _rows(batch: Batch, places: Tensor) -> Batch:
     """Return some rows of a batch."""
 
     def some(part: Any) -> Any:
-        fits = isinstance(part, Tensor | list) and len(part) == len(batch)
+        fits = (
+            len(part) == len(batch) if _is_list(part) else isinstance(part, Tensor) and part.shape[:1] == (len(batch),)
+        )
         if not fits:
             raise StageError(
                 "contributions: the targets of a batch cannot be taken row by row; give tensors [n, ...] or lists with "

@@ -61,6 +61,7 @@ def stored_problem(
 
     return Problem(
         train=learned("train"),
+        upper=learned("prune"),
         prune=StoredStream([used["prune"]], spec, groups, split="prune"),
         recover=learned(*options.splits),
         objective=classification(spec),
@@ -78,7 +79,7 @@ def _check(name: str, split: StoredSplit, spec: ModelSpec) -> None:
             raise DataError(f"recover: the {name} split has no input '{key}'; it has {', '.join(split.inputs)}")
         if len(split.inputs[key]) != rows:
             raise DataError(
-                f"recover: input '{key}' of the {name} split has {len(split.inputs[key])} rows and the labels have {rows}"
+                f"recover: input '{key}' of the {name} split has {len(split.inputs[key])} rows, the labels {rows}"
             )
     labels = np.asarray(split.rows.labels)
     if labels.min() < 0 or labels.max() >= len(spec.classes):

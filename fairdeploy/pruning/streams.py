@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Literal
 
 import numpy as np
@@ -131,20 +131,21 @@ class LoaderStream:
         name: str = "train",
         seed: int = 0,
     ) -> None:
-        self._loader, self._groups, self._labels, self._name, self._seed = loader, groups, labels, name, seed
-        if not hasattr(loader, "__len__"):
+        self._groups, self._labels, self._name, self._seed = groups, labels, name, seed
+        if not isinstance(loader, Sized):
             raise DataError(f"prune: the {name} loader has no length; give a DataLoader or a list of batches")
+        self._loader: Any = loader
         if len(loader) == 0:
             raise DataError(f"prune: the {name} loader has no batches")
 
     @property
     def steps(self) -> int:
         """How many batches an epoch has."""
-        return len(self._loader)  # type: ignore[arg-type]
+        return len(self._loader)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch; the same ones for the same number."""
-        sampler = getattr(self._loader, "sampler", None)
+        sampler: Any = getattr(self._loader, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(number)
         state = torch.get_rng_state()
@@ -178,13 +179,15 @@ class LoaderStream:
         if isinstance(groups, Tensor):
             if groups.shape != (rows,) or len(self._groups) != 1:
                 raise DataError(
-                    f"{where} has groups {list(groups.shape)} for {rows} rows and attributes {', '.join(self._groups)}: "
-                    "give a mapping from attribute to levels [rows]"
+                    f"{where} has groups {list(groups.shape)} for {rows} rows and attributes "
+                    f"{', '.join(self._groups)}: give a mapping from attribute to levels [rows]"
                 )
             groups = {next(iter(self._groups)): groups}
         for name in self._groups:
             if name not in groups or len(groups[name]) != rows:
-                raise DataError(f"{where} does not say the {name} of its {rows} rows; give -1 or '' where it is not known")
+                raise DataError(
+                    f"{where} does not say the {name} of its {rows} rows; give -1 or '' where it is not known"
+                )
         found = [_indices(groups[name], levels) for name, levels in self._groups.items()]
         return torch.stack(found) if found else torch.zeros((0, rows), dtype=torch.int64)
 
@@ -237,7 +240,9 @@ def _together(several: Sequence[Rows]) -> Rows:
     return Rows(
         ids=np.concatenate([rows.ids for rows in several]),
         labels=np.concatenate([rows.labels for rows in several]),
-        attributes={name: np.concatenate([rows.attributes[name] for rows in several]) for name in several[0].attributes},
+        attributes={
+            name: np.concatenate([rows.attributes[name] for rows in several]) for name in several[0].attributes
+        },
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,22 @@ class Distillation:
 
     teacher: nn.Module
     share: float = 0.5
+
+
+class Upper(Protocol):
+    """An upper level that moves while weights are trained."""
+
+    def before(self, step: int, total: int) -> None:
+        """Move, before a step of the weights."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return where it stands, as JSON."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,7 @@ def fit(
     seed: int,
     fair: FairTraining | None = None,
     distillation: Distillation | None = None,
+    upper: Upper | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
@@ -105,6 +122,8 @@ def fit(
     fair : FairTraining, optional
         Weighs the rows under constraints.
     distillation : Distillation, optional
+    upper : Upper, optional
+        Moves before every step.
     checkpoint : Checkpoint, optional
         Where the run is kept every so many steps, and taken up again.
     progress : callable, optional
@@ -116,7 +135,7 @@ def fit(
     """
     total = stream.steps * schedule.epochs
     with set_deterministic(seed, schedule.threads):
-        run = _Run(module, objective, schedule, total, fair, distillation)
+        run = _Run(module, objective, schedule, total, fair, distillation, upper)
         done = run.resume(checkpoint)
         look_every = max(1, stream.steps // LOOKS)
         for epoch in range(schedule.epochs):
@@ -126,6 +145,8 @@ def fit(
                 step = epoch * stream.steps + place + 1
                 if step <= done:
                     continue
+                if upper is not None:
+                    upper.before(step, total)
                 torch.manual_seed(np.random.SeedSequence([seed, _rank(), step]).generate_state(1)[0].item())
                 loss = run.step(batch, step, f"step {step} (batch {place + 1} of epoch {epoch + 1})")
                 if fair is not None and (step % look_every == 0 or step == total):
@@ -150,9 +171,10 @@ class _Run:
         total: int,
         fair: FairTraining | None,
         distillation: Distillation | None,
+        upper: Upper | None,
     ) -> None:
         self._module, self._objective, self._schedule, self._fair = module.train(), objective, schedule, fair
-        self._distillation = distillation
+        self._distillation, self._upper = distillation, upper
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._device = parameters[0].device
         self._optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate)
@@ -178,8 +200,8 @@ class _Run:
         loss = losses.mean()
         if not bool(torch.isfinite(loss)):
             raise StageError(
-                f"{self._schedule.station}: the loss is {float(loss):g} at {where}; lower the learning rate, or mend the "
-                "loss or the rows of that batch"
+                f"{self._schedule.station}: the loss is {float(loss):g} at {where}; lower the "
+                "learning rate, or mend the loss or the rows of that batch"
             )
         self._optimiser.zero_grad()
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -196,7 +218,11 @@ class _Run:
         tensors = {f"module.{name}": tensor for name, tensor in self._module.state_dict().items()}
         for place, state in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{place}.{name}": tensor for name, tensor in state.items()}
-        facts = {"scaler": self._scaler.state_dict(), "fair": None if self._fair is None else self._fair.state()}
+        facts = {
+            "scaler": self._scaler.state_dict(),
+            "fair": None if self._fair is None else self._fair.state(),
+            "upper": None if self._upper is None else self._upper.state(),
+        }
         checkpoint.write(step, tensors, facts)
 
     def resume(self, checkpoint: Checkpoint | None) -> int:
@@ -217,6 +243,8 @@ class _Run:
             self._scaler.load_state_dict(facts["scaler"])
         if self._fair is not None:
             self._fair.restore(facts["fair"])
+        if self._upper is not None:
+            self._upper.restore(facts["upper"])
         return step
 
     def _distance(self, outputs: Any, batch: Batch) -> Tensor:

@@ -38,7 +38,7 @@ def trade_off(build: BuildRecord) -> TradeOff | None:
     """Lay out the candidates; None when there was nothing to choose from."""
     if not build.candidates:
         return None
-    points = [(one.keep_macs, one.worst_group_accuracy) for one in build.candidates]
+    points = [(one.macs_share, one.worst_group_accuracy) for one in build.candidates]
     chart = build_charts.scatter(
         points, [max(one.name + ", chosen", "99.9, " + one.worst_group, key=len) for one in build.candidates]
     )
