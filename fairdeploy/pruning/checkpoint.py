@@ -70,6 +70,6 @@ class Checkpoint:
             ) from None
         if identity != self.identity:
             raise StageError(
-                f"{self.file}: the checkpoint is of another run (data, options or network differ); remove it to start anew"
+                f"{self.file}: the checkpoint is another run's (data, options or network differ); remove it to start anew"
             )
         return step, tensors, facts

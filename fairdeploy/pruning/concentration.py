@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.compaction import Member
+from fairdeploy.compaction import ChannelGroup, Member
 from fairdeploy.errors import StageError
-from fairdeploy.pruning.problem import Batch
+from fairdeploy.pruning.gates import Gated
+from fairdeploy.pruning.problem import Batch, Objective
 
 
 class Concentration:
-    """How differently the groups of people depend on a network's channels.
+    """How alone groups of people are with the channels that they depend on.
 
-    How much a group depends on a channel is, to first order, the squared derivative of its mean loss by the channel's
-    gate at 1 (Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019, Eq. 8, for each group of
-    people). A derivative by a gate is the sum of parameter times derivative over the slices that the gate multiplies,
-    so the network is called as it is. Each group's dependence is divided by its sum over all channels, since a group
-    with larger losses has larger derivatives everywhere.
+    At every call some channels are drawn and closed one by one, and the loss of each group of people is compared with
+    that of the open network: what `contributions` reports, on one batch. A channel whose closing raises the loss of one
+    group alone counts 1, one that raises all alike 0, weighted by how much losses rise in all. Derivatives by gates
+    would need one pass for each group and not for each channel, but they vanish where a network has been trained, also
+    for a channel that a group cannot do without.
 
-    The derivatives are those of one batch: a group with few rows in it shows noise as dependence, so batches should be
-    balanced. Each group costs a backward pass, and the backward pass of the whole loss runs through all of them.
+    Each channel drawn costs another forward and backward pass. A group with few rows in a batch shows noise as
+    dependence, so batches should be balanced.
 
     Parameters
     ----------
     model : Module
-        The network that is trained; its parameters are read at every call.
+        The network that is trained; its parameters are read at every call, its running statistics stay.
+    groups : iterable of ChannelGroup
     closing : mapping of str to sequence of Member
-        What a gate of each coupled group would multiply (`closing_members`).
+        What closes the channels of each coupled group (`closing_members`).
+    objective : Objective
+    channels : int
+        How many are drawn, by torch's global generator; all where there are no more.
 
     Raises
     ------
@@ -38,58 +42,60 @@ class Concentration:
         If there are no channels.
     """
 
-    def __init__(self, model: nn.Module, closing: Mapping[str, Sequence[Member]]) -> None:
-        if not closing:
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Iterable[ChannelGroup],
+        closing: Mapping[str, Sequence[Member]],
+        objective: Objective,
+        *,
+        channels: int = 8,
+    ) -> None:
+        self._gated = Gated(model, groups, closing)
+        self._objective, self._drawn = objective, channels
+        self._channels = [(name, place) for name, gate in self._gated.gates.items() for place in range(len(gate))]
+        if not self._channels:
             raise StageError("concentration: the model has no channels that can be pruned, so none can stand alone")
-        self._parameters = dict(model.named_parameters(remove_duplicate=False))
-        self._closing = closing
 
     def penalty(self, batch: Batch, losses: Tensor) -> Tensor:
-        """Return the concentration, mean over the attributes: 0 where groups depend alike on all channels, at most 1.
+        """Return the concentration in [0, 1], mean over the attributes, with a graph.
 
-        It is 1 where no two groups depend on the same channel, and 0 where a batch has less than two groups of each
-        attribute. With q a group's shares over channels, and S groups, it is
-        ``(sum over channels of (sum over groups of q^2) / (sum over groups of q) - 1) / (S - 1)``.
+        With r >= 0 the rise of a group's mean loss when a channel is closed, and S groups, it is ``(S * c - 1) / (S - 1)``
+        with c the sum over channels of ``(sum over groups of r^2) / (sum over groups of r)``, divided by the sum of all
+        r. It is 0 where no loss rises, and where the batch has less than two groups of each attribute.
 
         Parameters
         ----------
         batch : Batch
-            Of which groups are read.
+            On the model's device.
         losses : Tensor [n]
-            Of its rows, with a graph.
+            Of its rows, by the open network, with a graph.
         """
         found = []
-        for of_row in batch.groups.to(losses.device):
+        rises = self._rises(batch, losses)
+        for of_row in batch.groups:
             levels = of_row[of_row >= 0].unique()
             if len(levels) > 1:
-                shares = torch.stack([self._shares(losses[of_row == level].mean()) for level in levels])
-                chi = (shares.square().sum(0) / shares.sum(0).clamp_min(torch.finfo(shares.dtype).tiny)).sum()
-                found.append((chi - 1) / (len(levels) - 1))
+                by_level = torch.stack([rises[:, of_row == level].mean(1) for level in levels], dim=1).clamp_min(0)
+                found.append(_concentration(by_level))
         return torch.stack(found).mean() if found else losses.new_zeros(())
 
-    def _shares(self, loss: Tensor) -> Tensor:
-        """Return how much a loss depends on each channel of all groups, in shares of the whole."""
-        squares = torch.cat([slope.square() for slope in self.slopes(loss).values()])
-        return squares / squares.sum().clamp_min(torch.finfo(squares.dtype).tiny)
-
-    def slopes(self, loss: Tensor) -> dict[str, Tensor]:
-        """Return the derivative of a loss by the gates [channels] of each coupled group at 1, with a graph."""
-        names = sorted({member.parameter for members in self._closing.values() for member in members})
-        tensors = [self._parameters[name] for name in names]
-        slopes = torch.autograd.grad(loss, tensors, create_graph=True, allow_unused=True, materialize_grads=True)
-        products = {name: tensor * slope for name, tensor, slope in zip(names, tensors, slopes, strict=True)}
-        found = {}
-        for group, members in self._closing.items():
-            size = 1 + max(max(member.channels) for member in members)
-            parts = [_by_channel(member, products[member.parameter], size) for member in members]
-            found[group] = torch.stack(parts).sum(0)
-        return found
+    def _rises(self, batch: Batch, losses: Tensor) -> Tensor:
+        """Return by how much the loss of each row rises under each closed channel [channels, n]."""
+        model = self._gated.model
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        rises = []
+        for number in torch.randperm(len(self._channels))[: self._drawn].tolist():
+            group, channel = self._channels[number]
+            gate = self._gated.gates[group].index_fill(0, torch.tensor(channel), 0.0)
+            outputs = self._gated.apart(parameters, {**self._gated.gates, group: gate}, batch.inputs)
+            rises.append(self._objective.loss(outputs, batch.targets) - losses)
+        return torch.stack(rises)
 
 
-def _by_channel(member: Member, product: Tensor, size: int) -> Tensor:
-    """Sum a tensor over the slices of each channel [channels]."""
-    slices = member.slices(product)
-    count = math.prod(slices.shape[: 2 if member.groups > 1 else 1])
-    by_index = slices.reshape(count, -1).sum(1)
-    places, channels = (torch.tensor(part, device=product.device) for part in (member.indices, member.channels))
-    return by_index.new_zeros(size).index_add(0, channels, by_index[places])
+def _concentration(rises: Tensor) -> Tensor:
+    """Return the concentration of rises [channels, groups]."""
+    least, groups = torch.finfo(rises.dtype).tiny, rises.shape[1]
+    total = rises.sum(1)
+    alone = (rises.square().sum(1) / total.clamp_min(least)).sum() / total.sum().clamp_min(least)
+    return (groups * alone - 1).clamp_min(0) / (groups - 1)

@@ -209,7 +209,7 @@ class _Run:
         self._scaler.update()
         if step < self._total:
             self._rates.step()
-        return float(loss)
+        return float(loss.detach())
 
     def keep(self, checkpoint: Checkpoint, step: int) -> None:
         """Write a checkpoint; one process does."""
