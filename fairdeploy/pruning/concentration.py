@@ -60,9 +60,10 @@ class Concentration:
     def penalty(self, batch: Batch, losses: Tensor) -> Tensor:
         """Return the concentration in [0, 1], mean over the attributes, with a graph.
 
-        With r >= 0 the rise of a group's mean loss when a channel is closed, and S groups, it is ``(S * c - 1) / (S - 1)``
-        with c the sum over channels of ``(sum over groups of r^2) / (sum over groups of r)``, divided by the sum of all
-        r. It is 0 where no loss rises, and where the batch has less than two groups of each attribute.
+        With r >= 0 the rise of a group's mean loss when a channel is closed, and S groups, it is
+        ``(S * c - 1) / (S - 1)``, where c is the sum over channels of ``(sum over groups of r^2) / (sum over groups of
+        r)``, divided by the sum of all r. It is 0 where no loss rises, and where the batch has less than two groups of
+        each attribute.
 
         Parameters
         ----------

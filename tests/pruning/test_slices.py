@@ -174,7 +174,7 @@ def test_rows_are_limited_balanced_and_spread() -> None:
     assert (counts[:8] >= 20).all()
     assert (counts[8:] == 0).all()
     # the first half of the rows would do for the quota, but half of what is taken comes from the second
-    late = [replace(batch, inputs=(batch.inputs[0] + (100 if place >= 30 else 0),)) for place, batch in enumerate(batches)]
+    late = [replace(b, inputs=(b.inputs[0] + (100 if place >= 30 else 0),)) for place, b in enumerate(batches)]
     wide: list[Tensor] = []
 
     class Watched(nn.Sequential):
