@@ -121,7 +121,7 @@ def _ranks(importance: NDArray[np.float64]) -> NDArray[np.float64]:
     whole = importance.sum()
     wanted = importance.sum(1) / whole if whole else np.full(groups, 1 / groups)
     queues = [iter(order) for order in np.argsort(-importance, axis=1, kind="stable").tolist()]
-    share, selected = np.full(groups, 1 / groups), np.zeros(groups)
+    share, selected = np.zeros(groups), np.zeros(groups)
     ranks: NDArray[np.float64] = np.zeros(size)
     for left in range(size, 0, -1):
         neediest = int(np.argmin(share - wanted))
