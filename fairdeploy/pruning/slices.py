@@ -18,8 +18,9 @@ from fairdeploy.compaction import ChannelGroup
 from fairdeploy.compaction.bake import baked
 from fairdeploy.errors import StageError
 from fairdeploy.pruning.cells import Cells, Rates
-from fairdeploy.pruning.gates import Gated
+from fairdeploy.pruning.gates import Gated, closing_members
 from fairdeploy.pruning.problem import Batch, Problem
+from fairdeploy.pruning.reuse import Reuse
 
 ROWS = 1000
 
@@ -119,7 +120,7 @@ def contributions(
 ) -> Contributions:
     """Close every prunable channel alone, and compare the mean loss of each cell with that of the open network.
 
-    Costs a pass over the rows for each channel, in evaluation mode and without gradients.
+    In evaluation mode and without gradients. Costs a pass over the rows for each channel, less what stands before it.
 
     Parameters
     ----------
@@ -141,53 +142,57 @@ def contributions(
     prunable = [group for group in groups if group.prunable]
     if not prunable:
         raise StageError("contributions: the model has no channels that can be pruned, so none can be closed")
-    sample = _Sample(problem, rows)
-    network = baked(model).eval()
-    rises = {}
+    size = problem.classes * sum(len(levels) for levels in problem.groups.values())
+    if not 0 < size <= rows:
+        raise StageError(
+            f"contributions: {rows} rows cannot show {size} cells of group and label; name an attribute, and give "
+            "at least one row for each cell"
+        )
+    batches = list(_spread(problem, size, rows // size))
+    if not batches:
+        raise StageError("contributions: no row of the prune split is of a known group; say who its people are")
+    counts = torch.stack([_hot(of_row, size).sum(0) for _, of_row in batches]).sum(0).numpy()
     with torch.no_grad():
-        whole = sample.mean_losses(network, "with all channels open")
-        for group in prunable:
-            gated = Gated(network, [group], {group.name: group.members})
-            closed = []
+        sums = _closed_one_by_one(baked(model).eval(), prunable, problem, batches, size)
+    with np.errstate(invalid="ignore"):
+        rises = {name: part / counts for name, part in sums.items()}
+    cells = Cells(problem.groups, problem.classes, counts)
+    return Contributions(cells, sum(len(batch) for batch, _ in batches), rises)
+
+
+def _closed_one_by_one(
+    network: nn.Module,
+    groups: list[ChannelGroup],
+    problem: Problem,
+    batches: list[tuple[Batch, Tensor]],
+    size: int,
+) -> dict[str, Rates]:
+    """Return by how much the sum of the losses of each cell rises [channels, cells], for each group."""
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    device = next(iter(parameters.values())).device
+    closing = closing_members(network, groups, tuple(part[:4] for part in batches[0][0].to(device).inputs))
+    reuse = Reuse(network)
+    rises = {group.name: np.zeros((group.size, size)) for group in groups}
+    for batch, of_row in batches:
+        here, hot = batch.to(device), _hot(of_row, size).double()
+
+        def sums(outputs: Any, how: str, here: Batch = here, hot: Tensor = hot) -> Rates:
+            losses = problem.objective.loss(outputs, here.targets).double().cpu()
+            if not bool(torch.isfinite(losses).all()):
+                raise StageError(f"contributions: {how} the loss of some rows is not finite; mend the loss")
+            found: Rates = (losses.repeat(len(hot) // len(losses)) @ hot).numpy()
+            return found
+
+        whole = sums(reuse.record(*here.inputs), "with all channels open")
+        for group in groups:
+            gated = Gated(network, [group], {group.name: closing[group.name]})
+            reuse.changed(parameters[member.parameter] for member in closing[group.name])
             for channel in range(group.size):
-                gated.gates[group.name] = (torch.arange(group.size) != channel).float()
-                closed.append(sample.mean_losses(gated, f"with channel {channel} of {group.name} closed"))
-            rises[group.name] = np.stack(closed) - whole
-    return Contributions(sample.cells, sample.rows, rises)
-
-
-class _Sample:
-    """Rows of the prune stream, and the cells that each of them counts in."""
-
-    def __init__(self, problem: Problem, rows: int) -> None:
-        size = problem.classes * sum(len(levels) for levels in problem.groups.values())
-        if not 0 < size <= rows:
-            raise StageError(
-                f"contributions: {rows} rows cannot show {size} cells of group and label; name an attribute, and give "
-                "at least one row for each cell"
-            )
-        self._objective = problem.objective
-        self._batches = list(_spread(problem, size, rows // size))
-        counts = sum(_hot(of_row, size).sum(0) for _, of_row in self._batches)
-        self.cells = Cells(problem.groups, problem.classes, torch.as_tensor(counts).numpy())
-        self.rows = sum(len(batch) for batch, _ in self._batches)
-        if not self.rows:
-            raise StageError("contributions: no row of the prune split is of a known group; say who its people are")
-
-    def mean_losses(self, network: nn.Module, how: str) -> Rates:
-        """Return the mean loss of each cell [cells]."""
-        size = len(self.cells.counts)
-        device = next(network.parameters()).device
-        sums = torch.zeros(size, dtype=torch.float64)
-        for batch, of_row in self._batches:
-            here = batch.to(device)
-            losses = self._objective.loss(network(*here.inputs), here.targets).double().cpu()
-            sums += losses.repeat(len(of_row)) @ _hot(of_row, size).double()
-        if not bool(torch.isfinite(sums).all()):
-            raise StageError(f"contributions: {how} the loss of some rows is not finite; mend the loss")
-        with np.errstate(invalid="ignore"):
-            means: Rates = sums.numpy() / self.cells.counts
-        return means
+                gated.gates[group.name] = (torch.arange(group.size) != channel).float().to(device)
+                how = f"with channel {channel} of {group.name} closed"
+                rises[group.name][channel] += sums(gated(*here.inputs), how) - whole
+    reuse.forget()
+    return rises
 
 
 def _spread(problem: Problem, size: int, quota: int) -> Iterator[tuple[Batch, Tensor]]:
