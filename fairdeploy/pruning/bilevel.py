@@ -33,10 +33,11 @@ from fairdeploy.pruning.training import Distillation, Progress, Schedule, fit
 from fairdeploy.pruning.widths import Widths
 
 LOWER_STEPS = 4  # for each upper one
-LENGTH = 0.03  # of an upper step, in logarithms of widths
+LENGTH = 0.03  # of an upper step, in logarithms of widths, where the gradient always says the same
 RAMP = 0.6  # of the phase, in which the budget shrinks
 TEMPERATURES = (0.3, 0.05)  # of the gates, at the start and at the end of the ramp
-SMOOTHING = 0.8  # of the upper gradient
+SMOOTHING = (0.9, 0.95)  # of the upper gradient, and of its square
+_TINY = 1e-12
 
 
 class Allocation:
@@ -61,7 +62,8 @@ class Allocation:
         self._objective = problem.objective
         self._above, self._below = Cycle(problem.upper), Cycle(problem.train)
         self._dense_use = use({})
-        self._slope = np.zeros(len(widths.factors))
+        self._moments = np.zeros(len(widths.factors)), 0.0
+        self._moved = 0
         self.scale = 1.0
 
     def before(self, step: int, total: int) -> None:
@@ -73,11 +75,9 @@ class Allocation:
         temperature = TEMPERATURES[0] + (TEMPERATURES[1] - TEMPERATURES[0]) * done
         self.scale = self._widths.scale_of(self._use, share)
         counts = self.counts()
-        slope = self._hypergradient(counts, temperature) * counts.numpy()
-        self._slope = SMOOTHING * self._slope + (1 - SMOOTHING) * slope
-        if step > 1:
-            self._widths.move(self._slope, self._widths.slopes(self.scale, self._use), LENGTH)
-            self.scale = self._widths.scale_of(self._use, share)
+        gradient = self._hypergradient(counts, temperature) * counts.numpy()
+        self._widths.move(self._step_along(gradient, self._widths.slopes(self.scale, self._use)))
+        self.scale = self._widths.scale_of(self._use, share)
         self._gated.gates = self._widths.gates(self.counts(), temperature)
 
     def counts(self) -> Tensor:
@@ -88,7 +88,8 @@ class Allocation:
         """Return where it stands, as JSON."""
         return {
             "factors": self._widths.factors.tolist(),
-            "slope": self._slope.tolist(),
+            "moments": [self._moments[0].tolist(), self._moments[1]],
+            "moved": self._moved,
             "scale": self.scale,
             "gates": {name: gate.tolist() for name, gate in self._gated.gates.items()},
             "batches": [self._above.taken, self._below.taken],
@@ -96,11 +97,28 @@ class Allocation:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
-        self._widths.factors, self._slope = np.array(state["factors"]), np.array(state["slope"])
-        self.scale = state["scale"]
+        self._widths.factors = np.array(state["factors"])
+        self._moments = np.array(state["moments"][0]), state["moments"][1]
+        self.scale, self._moved = state["scale"], state["moved"]
         self._gated.gates = {name: torch.tensor(gate) for name, gate in state["gates"].items()}
         self._above.skip(state["batches"][0])
         self._below.skip(state["batches"][1])
+
+    def _step_along(self, gradient: NDArray[np.float64], costs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a step down a gradient [groups] at no cost: its mean so far over its root mean square (Adam).
+
+        One scale for all groups, so that the step stays on the budget; where gradients contradict each other from batch
+        to batch it is short.
+        """
+        along = gradient - costs * (gradient @ costs) / max(float(costs @ costs), _TINY)
+        first, second = SMOOTHING
+        mean, square = self._moments
+        self._moments = first * mean + (1 - first) * along, second * square + (1 - second) * float((along**2).mean())
+        self._moved += 1
+        unbiased = self._moments[0] / (1 - first**self._moved)
+        scale = (self._moments[1] / (1 - second**self._moved)) ** 0.5
+        step: NDArray[np.float64] = -LENGTH * unbiased / max(scale, _TINY)
+        return step
 
     def _hypergradient(self, counts: Tensor, temperature: float) -> NDArray[np.float64]:
         weights = {name: parameter.detach() for name, parameter in self._gated.model.named_parameters()}

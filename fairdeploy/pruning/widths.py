@@ -83,13 +83,10 @@ class Widths:
             slopes.append((uses[0] - uses[1]) / max(1, up - down) * counts[group.name])
         return np.array(slopes)
 
-    def move(self, gradient: NDArray[np.float64], slopes: NDArray[np.float64], length: float) -> None:
-        """Go down a gradient [groups] without a change of cost, so far that the largest factor changes by `length`."""
-        along = gradient - slopes * (gradient @ slopes) / max(float(slopes @ slopes), 1e-12)
-        largest = np.abs(along).max()
-        if largest > 0:
-            self.factors = np.clip(self.factors - length * along / largest, -_MOST, _MOST)
-            self.factors -= self.factors.mean()
+    def move(self, step: NDArray[np.float64]) -> None:
+        """Add a step [groups] to the factors."""
+        moved = np.clip(self.factors + step, -_MOST, _MOST)
+        self.factors = moved - moved.mean()
 
 
 def _ranks(group: ChannelGroup, scores: NDArray[np.float64]) -> Tensor:
