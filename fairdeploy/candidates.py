@@ -7,6 +7,7 @@ run. A network is rebuilt from the user's module and what the store keeps (masks
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,7 +26,7 @@ from fairdeploy.errors import ConfigError, MissingExtra
 from fairdeploy.export import ExportReport, export_onnx
 from fairdeploy.project import Budget, Project
 from fairdeploy.records import digest, file_digest
-from fairdeploy.store import Kept, Store
+from fairdeploy.store import KEY_LENGTH, Kept, Store
 from fairdeploy.target import load_target
 from fairdeploy.usercode import code_digest, load_object
 
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fairdeploy.compaction import CompactModel
-    from fairdeploy.pruning import Problem, Progress, Pruned, Schedule, Trained
+    from fairdeploy.pruning import Problem, Progress, Pruned, Trained
     from fairdeploy.pruning.budget import Latency
+    from fairdeploy.pruning.stations import Stations
 
 CHECK_ROWS = 64
-DECISIONS, MASKS, WEIGHTS = "decisions.json", "masks.json", "weights.safetensors"
+DECISIONS, MASKS, MEASURED, WEIGHTS = "decisions.json", "masks.json", "measured.json", "weights.safetensors"
+CHECKPOINTS = "checkpoints"
 LEARNED = ("train", "prune")
 Masks = dict[str, NDArray[np.bool_]]
 
@@ -178,9 +181,13 @@ class Networks:
         )
         record = CompactionRecord.load(compact.folder / "compaction.json")
         found = self._candidate(level.name, level, kept, record.macs_after, record)
-        taught = self.teach()
-        stations = [*([] if taught is None else [taught.folder]), self.prune().folder / level.name, recover.folder]
-        return replace(found, decisions=tuple(entry for place in stations for entry in _read_decisions(place)))
+        return replace(found, decisions=self.decisions(level))
+
+    def decisions(self, level: Budget) -> tuple[LogEntry, ...]:
+        """Return what was decided on the way to a level."""
+        taught, recovered = self.teach(), self.recover(level)
+        places = [*([] if taught is None else [taught.folder]), self.prune().folder / level.name, recovered.folder]
+        return tuple(entry for place in places for entry in _read_decisions(place))
 
     def unpruned(self) -> Candidate:
         """Return the dense network as the only candidate, for ``prune: {method: none}``."""
@@ -216,21 +223,15 @@ class Networks:
 
     def teach(self) -> Kept | None:
         """Make the dense network fair under the constraints; None where the project wants no teacher."""
-        prune = self.project.prune
-        if not prune.has_teacher:
+        if not self.project.prune.has_teacher:
             return None
 
-        def produce(out: Path) -> None:
-            from fairdeploy.pruning import fair_teacher
-
-            assert prune.constraints is not None
-            schedule = self._schedule("teacher")
-            taught = fair_teacher(
-                self.dense, self.problem, prune.constraints, schedule, seed=self.project.seed, progress=self._progress
-            )
+        def produce(out: Path, stations: Stations) -> None:
+            taught = stations.teach()
+            assert taught is not None
             _write_training(out, taught, "teacher")
 
-        return self.store.run("teacher", produce, of="dense", **self._learning())
+        return self._train("teacher", produce, of="dense", **self._learning())
 
     @cached_property
     def source(self) -> nn.Module:
@@ -253,25 +254,19 @@ class Networks:
             how = f"{how}, in multiples of {multiple}: no target's runtime runs here"
         taught = self.teach()
 
-        def produce(out: Path) -> None:
-            from fairdeploy.pruning import make_pruner
-
+        def produce(out: Path, stations: Stations) -> None:
             predicted, whole = self._latencies(backend) if backend else (None, None)
             rounding: dict[str, Any] = {"round_to": multiple, "latency_ms": predicted}
             if options.round_to == "latency" and predicted is not None:
                 rounding |= {"round_to": predicted, "last_word": whole}
-            pruner = make_pruner(options, progress=self._progress, **rounding)
-            found = pruner.prune(
-                self.source, self.example_inputs, budgets=levels, problem=self.problem, seed=self.project.seed
-            )
-            for level, pruned in zip(levels, found, strict=True):
+            for level, pruned in zip(levels, stations.prune(self.source, levels, **rounding), strict=True):
                 text = {name: "".join("01"[int(keep)] for keep in mask) for name, mask in pruned.masks.items()}
                 place = out / level.name
                 place.mkdir()
                 (place / MASKS).write_text(json.dumps(text, indent=1))
                 _write_training(place, pruned, f"prune[{level.name}]", weights=pruned.module is not self.source)
 
-        return self.store.run(
+        return self._train(
             "prune",
             produce,
             of=how,
@@ -325,34 +320,62 @@ class Networks:
 
     def recover(self, level: Budget) -> Kept:
         """Fine-tune the compacted network."""
-        compact, prune = self.compact(level), self.project.prune
+        compact = self.compact(level)
 
-        def produce(out: Path) -> None:
-            from fairdeploy.pruning import Distillation, recover
-
-            taught = prune.has_teacher and prune.recover.distillation > 0
-            tuned = recover(
-                self._tunable(level),
-                self.problem,
-                self._schedule(f"recover {level.name}"),
-                seed=self.project.seed,
-                limits=prune.constraints,
-                reference=self.dense,
-                distillation=Distillation(self.source, prune.recover.distillation) if taught else None,
-                progress=self._progress,
-            )
+        def produce(out: Path, stations: Stations) -> None:
+            tuned = stations.recover(self._tunable(level), level, self.source)
             _write_training(out, tuned, f"recover[{level.name}]")
 
-        return self.store.run("recover", produce, of=level.name, compact=compact.digest, **self._learning())
+        return self._train("recover", produce, of=level.name, compact=compact.digest, **self._learning())
+
+    def measure(self, level: Budget | None) -> Kept:
+        """Count what a candidate, or the dense network, gets right on the prune split, and which limits it misses."""
+        recovered = None if level is None else self.recover(level)
+
+        def produce(out: Path) -> None:
+            from fairdeploy.pruning.front import measure
+
+            network = self.dense
+            if level is not None and recovered is not None:
+                network = self._with_weights(self._tunable(level), recovered.folder)
+            found = measure(network, self.problem, self.project.prune.constraints, self.dense)
+            found.save(out / MEASURED)
+
+        return self.store.run(
+            "measure",
+            produce,
+            of="dense" if level is None else level.name,
+            recovered=None if recovered is None else recovered.digest,
+            **self._learning(),
+        )
+
+    def _train(self, station: str, produce: Callable[[Path, Stations], None], of: str, **parts: Any) -> Kept:
+        """Run a station that trains; one that was killed goes on from its last checkpoint."""
+        identity = digest({"station": station, "of": of, "parts": parts})
+        place = self.store.root.parent / CHECKPOINTS / identity[:KEY_LENGTH]
+
+        def train(out: Path) -> None:
+            from fairdeploy.pruning.checkpoint import in_folder
+            from fairdeploy.pruning.stations import Stations
+
+            options, seed = self.project.prune, self.project.seed
+            stations = Stations(
+                self.dense,
+                self.example_inputs,
+                self.problem,
+                options,
+                seed,
+                checkpoints=in_folder(place, identity),
+                progress=self._progress,
+            )
+            produce(out, stations)
+
+        kept = self.store.run(station, train, of=of, **parts)
+        shutil.rmtree(place, ignore_errors=True)
+        return kept
 
     def _progress(self, at: Progress) -> None:
         self._told(at.done, at.total, "; ".join(at.violations))
-
-    def _schedule(self, station: str) -> Schedule:
-        from fairdeploy.pruning import Schedule
-
-        options = self.project.prune.recover
-        return Schedule(options.epochs, options.learning_rate, station=station)
 
     def _masks(self, level: Budget) -> Masks:
         text = json.loads((self.prune().folder / level.name / MASKS).read_text())

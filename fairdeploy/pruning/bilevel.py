@@ -9,19 +9,20 @@ stay is decided by their norms, once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fairdeploy.compaction.bake import private_copy
 from fairdeploy.project import Budget, Constraints
+from fairdeploy.pruning import processes
 from fairdeploy.pruning.base import Pruned
 from fairdeploy.pruning.budget import BudgetUse, Latency, groups_and_costs
+from fairdeploy.pruning.checkpoint import Checkpoints, nowhere
 from fairdeploy.pruning.counts import masks_of
 from fairdeploy.pruning.fair import FairTraining
 from fairdeploy.pruning.gates import Gated, closing_members
@@ -29,7 +30,7 @@ from fairdeploy.pruning.hypergradient import hypergradient
 from fairdeploy.pruning.problem import Batch, Problem, Stream
 from fairdeploy.pruning.rounding import round_counts
 from fairdeploy.pruning.scores import Subject, l2
-from fairdeploy.pruning.training import Distillation, Progress, Schedule, fit
+from fairdeploy.pruning.training import Distillation, Progress, Schedule, fit, on_device
 from fairdeploy.pruning.widths import Widths
 
 LOWER_STEPS = 4  # for each upper one
@@ -122,8 +123,11 @@ class Allocation:
 
     def _hypergradient(self, counts: Tensor, temperature: float) -> NDArray[np.float64]:
         weights = {name: parameter.detach() for name, parameter in self._gated.model.named_parameters()}
+        device = next(iter(weights.values())).device
 
-        def loss_on(batch: Batch) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
+        def loss_on(given: Batch) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
+            batch = given.to(device)
+
             def loss(parameters: Mapping[str, Tensor], variables: Tensor) -> Tensor:
                 outputs = self._gated.apart(parameters, self._widths.gates(variables, temperature), batch.inputs)
                 losses = self._objective.loss(outputs, batch.targets)
@@ -134,9 +138,7 @@ class Allocation:
         found = hypergradient(
             loss_on(self._above.next()), loss_on(self._below.next()), weights, counts, step=self._step
         )
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(found)
-        return found.double().numpy()
+        return processes.summed(found).double().numpy() / processes.count()
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class Bilevel:
     round_to : int or callable
     last_word, latency_ms : callable, optional
         See `ByScore`.
+    checkpoints : callable
+        Where the phase of each level is kept.
     progress : callable, optional
     """
 
@@ -162,6 +166,7 @@ class Bilevel:
     round_to: int | Latency = 8
     last_word: Latency | None = None
     latency_ms: Latency | None = None
+    checkpoints: Checkpoints = nowhere
     progress: Callable[[Progress], None] | None = None
 
     @property
@@ -182,26 +187,29 @@ class Bilevel:
         groups, costs = groups_and_costs(model, example_inputs, self.latency_ms)
         closing = closing_members(model, groups, example_inputs)
         scores = l2(Subject(model, groups, problem, seed))
+        device = self.schedule.means.device
         for budget in budgets:
             use = BudgetUse(budget, costs)
-            trained = private_copy(model)
+            schedule = replace(self.schedule, station=f"{self.schedule.station} {budget.name}")
+            trained = private_copy(model).to(device)
             gated, widths = Gated(trained, groups, closing), Widths(groups, scores)
-            fair = None if self.limits is None else FairTraining(self.limits, problem, model)
+            fair = None if self.limits is None else FairTraining(self.limits, problem, on_device(model, device))
             upper = Allocation(gated, widths, use, problem, fair, self.schedule.learning_rate)
             fit(
                 gated,
                 problem.train,
                 problem.objective,
-                self.schedule,
+                schedule,
                 seed=seed,
                 fair=fair,
                 distillation=Distillation(model, self.distillation) if self.distillation else None,
                 upper=upper,
+                checkpoint=self.checkpoints(schedule.station),
                 progress=self.progress,
             )
             factors = dict(zip((group.name for group in groups), np.exp(widths.factors).tolist(), strict=True))
             counts = round_counts(groups, scores, use, round_to=self.round_to, widths=factors, last_word=self.last_word)
-            yield Pruned(masks_of(groups, scores, counts), trained, fair)
+            yield Pruned(masks_of(groups, scores, counts), trained.cpu(), fair)
 
 
 class Cycle:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from fairdeploy.errors import IntegrityError, StageError
+from fairdeploy.errors import ConfigError, IntegrityError, StageError
+from fairdeploy.records import write_atomic
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,22 @@ class Checkpoint:
     identity: str
     every: int = 100
 
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigError(f"checkpoint: steps between two are at least 1, not {self.every}")
+
     def due(self, step: int, total: int) -> bool:
         """Whether a checkpoint follows a step."""
         return step % self.every == 0 or step == total
 
     def write(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Replace the file, all at once."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         header = {"identity": self.identity, "step": str(step), "facts": json.dumps(facts)}
-        making = self.file.with_name(f".making-{self.file.name}")
-        save_file(
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, making, header
-        )
-        os.replace(making, self.file)
+        held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        try:
+            write_atomic(self.file, save(held, header))
+        except OSError as error:
+            raise ConfigError(f"the checkpoint cannot be written: {error.strerror or error}", file=self.file) from error
 
     def read(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         """Return the step, tensors and facts last written; None where nothing was.
@@ -70,6 +74,19 @@ class Checkpoint:
             ) from None
         if identity != self.identity:
             raise StageError(
-                f"{self.file}: the checkpoint is another run's (data, options or network differ); remove it to start anew"
+                f"{self.file}: the checkpoint is another run's (data, options or network differ); remove it to start "
+                "anew"
             )
         return step, tensors, facts
+
+
+Checkpoints = Callable[[str], Checkpoint | None]  # of each training, by its station
+
+
+def nowhere(station: str) -> None:
+    """Keep no checkpoint of a training."""
+
+
+def in_folder(folder: Path, identity: str, every: int = 100) -> Checkpoints:
+    """Keep a checkpoint of each training of a run in a folder, each in a file of its own."""
+    return lambda station: Checkpoint(folder / f"{station.replace(' ', '-')}.safetensors", identity, every)

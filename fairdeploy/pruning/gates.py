@@ -109,8 +109,9 @@ def _fewest(network: nn.Module, group: ChannelGroup, inputs: tuple[Tensor, ...])
 def _factor(member: Member, tensor: Tensor, gate: Tensor) -> Tensor:
     """Return what a gate multiplies a parameter by: ones, and the channels' gates at their indices."""
     width = tensor.shape[member.dim] * member.groups if member.dim else tensor.shape[0]
-    places = torch.tensor(member.indices)
-    factor = torch.ones(width, dtype=tensor.dtype).index_put((places,), gate.to(tensor.dtype)[list(member.channels)])
+    places = torch.tensor(member.indices, device=tensor.device)
+    factor = torch.ones(width, dtype=tensor.dtype, device=tensor.device)
+    factor = factor.index_put((places,), gate.to(tensor)[list(member.channels)])
     if member.groups == 1:
         return factor.view([-1 if dim == member.dim else 1 for dim in range(tensor.dim())])
     by_output = factor.view(member.groups, 1, -1).expand(-1, tensor.shape[0] // member.groups, -1)

@@ -18,20 +18,40 @@ TEMPERATURE = 2.0
 
 
 def classification(spec: ModelSpec, temperature: float = TEMPERATURE) -> Objective:
-    """Return cross-entropy, the spec's decision rule, and distillation at a temperature.
+    """Return cross-entropy, the spec's decision rule, and distillation at a temperature."""
+    return of_classes(
+        len(spec.classes),
+        probabilities=spec.output == "probabilities",
+        threshold=spec.decision.threshold,
+        temperature=temperature,
+    )
+
+
+def of_classes(
+    classes: int, *, probabilities: bool = False, threshold: float | None = None, temperature: float = TEMPERATURE
+) -> Objective:
+    """Return cross-entropy, the most likely class as decision, and distillation at a temperature.
 
     The distance is the cross-entropy between softened class probabilities, times the squared temperature (Hinton et
     al., "Distilling the knowledge in a neural network", 2015), less the teacher's own entropy.
+
+    Parameters
+    ----------
+    classes : int
+        The network's first output is [n, classes].
+    probabilities : bool
+        Whether it holds probabilities and not logits.
+    threshold : float, optional
+        Of two classes the second is decided for from this probability on.
+    temperature : float
     """
-    classes, floor = len(spec.classes), spec.output == "probabilities"
-    threshold = spec.decision.threshold
 
     def logits(outputs: Any) -> Tensor:
         first = first_output(outputs)
         if first.dim() != 2 or first.shape[1] != classes:
             raise StageError(f"recover: the network gives {list(first.shape)}, not [rows, {classes}]")
         first = first.float()
-        return first.clamp_min(torch.finfo(first.dtype).tiny).log() if floor else first
+        return first.clamp_min(torch.finfo(first.dtype).tiny).log() if probabilities else first
 
     def right(outputs: Any, targets: Tensor) -> Tensor:
         found = logits(outputs)

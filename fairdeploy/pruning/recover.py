@@ -15,12 +15,12 @@ from fairdeploy.pruning.batch_norm import reestimate
 from fairdeploy.pruning.checkpoint import Checkpoint
 from fairdeploy.pruning.fair import FairTraining
 from fairdeploy.pruning.problem import Problem
-from fairdeploy.pruning.training import Distillation, Progress, Schedule, fit
+from fairdeploy.pruning.training import Distillation, Progress, Schedule, fit, on_device
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network after training, and how its constraints went, if there were any."""
+    """A network after training, on the CPU, and how its constraints went, if there were any."""
 
     module: nn.Module
     fair: FairTraining | None
@@ -70,8 +70,11 @@ def recover(
             "recover: an exported graph cannot be trained (its batch norms are frozen); give it what "
             "CompactModel.trainable() returns, or set prune.recover.epochs: 0"
         )
-    fair = None if limits is None or reference is None else FairTraining(limits, problem, reference)
-    tuned = private_copy(module)
+    device = schedule.means.device
+    fair = None
+    if limits is not None and reference is not None:
+        fair = FairTraining(limits, problem, on_device(reference, device))
+    tuned = private_copy(module).to(device)
     reestimate(tuned, problem.recover)
     fit(
         tuned,
@@ -84,7 +87,7 @@ def recover(
         checkpoint=checkpoint,
         progress=progress,
     )
-    return Trained(tuned, fair)
+    return Trained(tuned.cpu(), fair)
 
 
 def fair_teacher(
@@ -112,7 +115,7 @@ def fair_teacher(
     checkpoint : Checkpoint, optional
     progress : callable, optional
     """
-    fair = FairTraining(limits, problem, dense)
+    fair = FairTraining(limits, problem, on_device(dense, schedule.means.device))
     if not fair.violated():
         return Trained(dense, fair)
     return recover(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,8 +14,10 @@ from fairdeploy.data import Rows
 from fairdeploy.devices.runner import Refused, preprocess
 from fairdeploy.errors import DataError
 from fairdeploy.model import ModelSpec
+from fairdeploy.pruning import processes
 from fairdeploy.pruning.base import StoredSplit
-from fairdeploy.pruning.problem import Batch
+from fairdeploy.pruning.draws import Draws
+from fairdeploy.pruning.problem import Batch, Stream
 from fairdeploy.pruning.sampling import epoch_order
 from fairdeploy.usercode import user_errors
 
@@ -110,16 +112,27 @@ class LoaderStream:
     to levels [n] (texts, or indices), or a tensor of indices [n] where there is one attribute. A level that is not
     declared, and -1, mean that the row's group is not known.
 
+    Every epoch begins with the seeds of its number: torch's, NumPy's and Python's global generators, those that the
+    loader and its sampler hold, and a sampler's ``set_epoch``. The training's own draws are kept apart from these.
+
     Parameters
     ----------
     loader : iterable
-        With a length. Seeded by ``torch.manual_seed`` before every epoch.
+        With a length, and as many passes as are asked for, also two at a time.
     groups : mapping of str to tuple of str
     labels : callable, optional
         Turns targets into labels [n]; by default they are the labels themselves, if they are integers [n], else zeros.
+    classes : int, optional
+        Labels must lie in [0, classes).
     name : str
         Of the split, for messages.
     seed : int
+
+    Raises
+    ------
+    DataError
+        If the loader has no length or no batches, can be passed through only once at a time, or, during an epoch, gives
+        what is no such batch; names the batch.
     """
 
     def __init__(
@@ -128,15 +141,27 @@ class LoaderStream:
         groups: Groups,
         *,
         labels: Callable[[Any], Tensor] | None = None,
+        classes: int | None = None,
         name: str = "train",
         seed: int = 0,
     ) -> None:
-        self._groups, self._labels, self._name, self._seed = groups, labels, name, seed
-        if not isinstance(loader, Sized):
-            raise DataError(f"prune: the {name} loader has no length; give a DataLoader or a list of batches")
-        self._loader: Any = loader
-        if len(loader) == 0:
+        self._groups, self._labels, self._classes, self._name, self._seed = groups, labels, classes, name, seed
+        try:
+            steps = len(loader)  # type: ignore[arg-type]
+        except TypeError:  # a DataLoader over an iterable data set raises it as well
+            raise DataError(
+                f"prune: the {name} loader has no length; give a DataLoader over a data set with one, or a list of "
+                "batches"
+            ) from None
+        if steps == 0:
             raise DataError(f"prune: the {name} loader has no batches")
+        if isinstance(loader, Iterator) or getattr(loader, "persistent_workers", False):
+            raise DataError(
+                f"prune: the {name} loader can be passed through only once at a time; give a list of batches, or a "
+                "DataLoader without persistent_workers"
+            )
+        self._loader: Any = loader
+        self._draws = Draws(loader)
 
     @property
     def steps(self) -> int:
@@ -146,43 +171,69 @@ class LoaderStream:
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch; the same ones for the same number."""
         sampler: Any = getattr(self._loader, "sampler", None)
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(number)
-        state = torch.get_rng_state()
-        torch.manual_seed(np.random.SeedSequence([self._seed, number]).generate_state(1)[0].item())
-        batches = iter(self._loader)
-        ahead = torch.get_rng_state()
-        torch.set_rng_state(state)
-        for place in range(self.steps):
-            state = torch.get_rng_state()
-            torch.set_rng_state(ahead)
-            found = next(batches, None)
-            ahead = torch.get_rng_state()
-            torch.set_rng_state(state)
+        place = (number, processes.rank()) if processes.rank() else (number,)
+        with self._draws.apart():
+            self._draws.seed(np.random.SeedSequence([self._seed, *place]).generate_state(1)[0].item())
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(number)
+            batches = iter(self._loader)
+            ahead = self._draws.states()
+        for step in range(self.steps):
+            with self._draws.apart():
+                self._draws.go_on(ahead)
+                found = next(batches, None)
+                ahead = self._draws.states()
             if found is None:
-                raise DataError(f"prune: the {self._name} loader ended at batch {place + 1} of {self.steps}")
-            yield found if isinstance(found, Batch) else self._batch(found, place)
+                raise DataError(f"prune: the {self._name} loader ended at batch {step + 1} of {self.steps}")
+            yield self._checked(found if isinstance(found, Batch) else self._batch(found, step), step)
 
-    def _batch(self, found: Any, place: int) -> Batch:
-        where = f"prune: batch {place + 1} of the {self._name} loader"
+    def _where(self, step: int) -> str:
+        return f"prune: batch {step + 1} of the {self._name} loader"
+
+    def _batch(self, found: Any, step: int) -> Batch:
+        where = self._where(step)
         if not isinstance(found, tuple | list) or len(found) != 3:
-            raise DataError(f"{where} is {type(found).__name__}; it must be (inputs, targets, groups)")
+            raise DataError(f"{where} is {_shown(found)}; it must be (inputs, targets, groups)")
         inputs, targets, groups = found
         inputs = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        if not inputs or not all(isinstance(part, Tensor) and part.dim() > 0 for part in inputs):
+            raise DataError(f"{where} has for inputs {_shown(found[0])}; give a tensor [rows, ...], or a tuple of them")
         rows = len(inputs[0])
-        labels = self._labels(targets) if self._labels else _labels(targets, rows)
-        if labels.shape != (rows,):
-            raise DataError(f"{where} has labels {list(labels.shape)} for {rows} rows")
+        if self._labels is None:
+            labels = _labels(targets, rows)
+        else:
+            with user_errors("labels"):
+                labels = self._labels(targets)
         return Batch(inputs, labels.long(), self._levels(groups, rows, where), targets)
+
+    def _checked(self, batch: Batch, step: int) -> Batch:
+        where, rows = self._where(step), len(batch.inputs[0])
+        if rows == 0:
+            raise DataError(f"{where} has no rows")
+        if strange := [list(part.shape) for part in batch.inputs if len(part) != rows]:
+            raise DataError(f"{where} has an input {strange[0]} beside one with {rows} rows; all must have as many")
+        if batch.labels.shape != (rows,):
+            raise DataError(f"{where} has labels {list(batch.labels.shape)} for {rows} rows")
+        if batch.groups.shape != (len(self._groups), rows):
+            raise DataError(
+                f"{where} has groups {list(batch.groups.shape)} for {len(self._groups)} attributes and {rows} rows"
+            )
+        low, high = int(batch.labels.min()), int(batch.labels.max())
+        if low < 0 or (self._classes is not None and high >= self._classes):
+            most = (self._classes or high + 1) - 1
+            raise DataError(f"{where} has the label {low if low < 0 else high}; labels lie in 0 to {most}")
+        return batch
 
     def _levels(self, groups: Any, rows: int, where: str) -> Tensor:
         if isinstance(groups, Tensor):
             if groups.shape != (rows,) or len(self._groups) != 1:
                 raise DataError(
-                    f"{where} has groups {list(groups.shape)} for {rows} rows and attributes "
+                    f"{where} has groups {list(groups.shape)} for {rows} rows and the attributes "
                     f"{', '.join(self._groups)}: give a mapping from attribute to levels [rows]"
                 )
             groups = {next(iter(self._groups)): groups}
+        if self._groups and not isinstance(groups, Mapping):
+            raise DataError(f"{where} has groups {_shown(groups)}; give a mapping from attribute to levels [rows]")
         for name in self._groups:
             if name not in groups or len(groups[name]) != rows:
                 raise DataError(
@@ -195,7 +246,7 @@ class LoaderStream:
 class Pooled:
     """The batches of several streams, spread evenly over each other."""
 
-    def __init__(self, streams: Sequence[Any]) -> None:
+    def __init__(self, streams: Sequence[Stream]) -> None:
         self._streams = streams
 
     @property
@@ -250,6 +301,11 @@ def _labels(targets: Any, rows: int) -> Tensor:
     if isinstance(targets, Tensor) and targets.shape == (rows,) and not targets.is_floating_point():
         return targets
     return torch.zeros(rows, dtype=torch.int64)
+
+
+def _shown(value: Any) -> str:
+    kind = type(value).__name__
+    return f"a {kind} of {len(value)}" if isinstance(value, tuple | list | dict) else f"a {kind}"
 
 
 def _indices(values: Any, levels: tuple[str, ...]) -> Tensor:

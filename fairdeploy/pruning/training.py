@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils import _pytree as pytree
 
-from fairdeploy.errors import StageError
+from fairdeploy.compaction.bake import private_copy
+from fairdeploy.errors import ConfigError, DataError, StageError
+from fairdeploy.pruning import processes
 from fairdeploy.pruning.checkpoint import Checkpoint
 from fairdeploy.pruning.determinism import set_deterministic
 from fairdeploy.pruning.fair import FairTraining
@@ -70,6 +73,47 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Means:
+    """What weights are trained with.
+
+    Attributes
+    ----------
+    device : str
+        As torch names it. Whatever is not training is done on the CPU.
+    precision : {"fp32", "bf16", "fp16"}
+        Of the forward pass; weights stay as they are.
+    threads : int
+        Results are the same bytes for the same number.
+
+    Raises
+    ------
+    ConfigError
+        If this machine does not have the device, or the device not the precision.
+    """
+
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        try:
+            kind = torch.device(self.device).type
+        except RuntimeError:
+            raise ConfigError(f"device: torch knows no '{self.device}'; give cpu or cuda") from None
+        if kind == "cuda":
+            if not torch.cuda.is_available():
+                raise ConfigError("device: torch finds no CUDA device on this machine; give cpu")
+            # cuBLAS reads it once, and is not deterministic without.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if self.precision != "fp32" and self.precision not in DTYPES:
+            raise ConfigError(f"precision: there is no '{self.precision}'; give fp32, {' or '.join(DTYPES)}")
+        if self.precision == "fp16" and kind != "cuda":
+            raise ConfigError("precision: fp16 needs a CUDA device, for its range is too small without; give bf16")
+        if self.threads < 1:
+            raise ConfigError(f"threads: at least 1, not {self.threads}")
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How long and how fast weights are trained: AdamW with a one-cycle rate.
 
@@ -78,18 +122,14 @@ class Schedule:
     epochs : int
     learning_rate : float
         The largest.
-    precision : {"fp32", "bf16", "fp16"}
-        Of the forward pass; weights stay as they are.
-    threads : int
-        Results are the same bytes for the same number.
+    means : Means
     station : str
         What is being done, for messages.
     """
 
     epochs: int
     learning_rate: float
-    precision: Precision = "fp32"
-    threads: int = 1
+    means: Means = Means()
     station: str = "recover"
 
 
@@ -130,11 +170,19 @@ def fit(
 
     Raises
     ------
+    DataError
+        If several processes have different numbers of batches.
     StageError
-        If the loss is not finite: names step and batch, and the last checkpoint stays as it is.
+        If nothing can be trained, or the loss is not finite: names step and batch, and the last checkpoint stays as it
+        is.
     """
     total = stream.steps * schedule.epochs
-    with set_deterministic(seed, schedule.threads):
+    if not processes.alike(total):
+        raise DataError(
+            f"{schedule.station}: the processes have different numbers of batches, this one {stream.steps}; give each "
+            "as many rows, as torch's DistributedSampler does"
+        )
+    with set_deterministic(seed, schedule.means.threads):
         run = _Run(module, objective, schedule, total, fair, distillation, upper)
         done = run.resume(checkpoint)
         look_every = max(1, stream.steps // LOOKS)
@@ -145,11 +193,12 @@ def fit(
                 step = epoch * stream.steps + place + 1
                 if step <= done:
                     continue
+                torch.manual_seed(np.random.SeedSequence([seed, processes.rank(), step]).generate_state(1)[0].item())
                 if upper is not None:
                     upper.before(step, total)
-                torch.manual_seed(np.random.SeedSequence([seed, _rank(), step]).generate_state(1)[0].item())
                 loss = run.step(batch, step, f"step {step} (batch {place + 1} of epoch {epoch + 1})")
                 if fair is not None and (step % look_every == 0 or step == total):
+                    processes.share_buffers(module)
                     fair.look(module, step)
                     module.train()
                 if checkpoint is not None and checkpoint.due(step, total):
@@ -157,7 +206,16 @@ def fit(
                 if progress is not None:
                     violations = () if fair is None else fair.words()
                     progress(Progress(schedule.station, step, total, loss, violations))
+        processes.share_buffers(module)
     module.eval()
+
+
+def on_device(module: nn.Module, device: str | torch.device) -> nn.Module:
+    """Return a network that is on a device: itself, or a copy."""
+    wanted = torch.device(device)
+    found = next((parameter.device for parameter in module.parameters()), wanted)
+    there = found.type == wanted.type and wanted.index in (None, found.index)
+    return module if there else private_copy(module).to(wanted)
 
 
 class _Run:
@@ -174,31 +232,37 @@ class _Run:
         upper: Upper | None,
     ) -> None:
         self._module, self._objective, self._schedule, self._fair = module.train(), objective, schedule, fair
-        self._distillation, self._upper = distillation, upper
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._device = parameters[0].device
+        if not parameters:
+            raise StageError(f"{schedule.station}: the network has no parameters that can be trained; unfreeze some")
+        self._device, self._precision = parameters[0].device, schedule.means.precision
+        self._upper, self._share = upper, 0.0 if distillation is None else distillation.share
+        self._teacher = None if distillation is None else on_device(distillation.teacher, self._device)
         self._optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate)
         self._rates = torch.optim.lr_scheduler.OneCycleLR(
             self._optimiser, max_lr=schedule.learning_rate, total_steps=max(2, total)
         )
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=schedule.precision == "fp16")
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._precision == "fp16")
         self._total = total
         # A network is called through what averages its gradients where there are several processes.
-        self._called: nn.Module = DistributedDataParallel(module) if _processes() > 1 else module
+        self._called: nn.Module = DistributedDataParallel(module) if processes.count() > 1 else module
 
     def step(self, batch: Batch, step: int, where: str) -> float:
         """Take one optimiser step; return the loss."""
         batch = batch.to(self._device)
-        with self._autocast():
-            outputs = self._called(*batch.inputs)
+        outputs = self._outputs(self._called, batch)
         losses = self._objective.loss(outputs, batch.targets)
-        if self._distillation is not None:
-            share = self._distillation.share
-            losses = (1 - share) * losses + share * self._distance(outputs, batch)
+        if losses.shape != (len(batch),):
+            raise StageError(
+                f"{self._schedule.station}: the loss gives {list(losses.shape)} for {len(batch)} rows; it must give "
+                "one value for each row"
+            )
+        if self._teacher is not None:
+            losses = (1 - self._share) * losses + self._share * self._distance(outputs, batch)
         if self._fair is not None:
             losses = losses * self._fair.weights(batch).to(losses)
         loss = losses.mean()
-        if not bool(torch.isfinite(loss)):
+        if int(processes.summed((~torch.isfinite(loss)).long())):
             raise StageError(
                 f"{self._schedule.station}: the loss is {float(loss):g} at {where}; lower the "
                 "learning rate, or mend the loss or the rows of that batch"
@@ -213,7 +277,7 @@ class _Run:
 
     def keep(self, checkpoint: Checkpoint, step: int) -> None:
         """Write a checkpoint; one process does."""
-        if _rank() != 0:
+        if processes.rank() != 0:
             return
         tensors = {f"module.{name}": tensor for name, tensor in self._module.state_dict().items()}
         for place, state in self._optimiser.state_dict()["state"].items():
@@ -237,8 +301,10 @@ class _Run:
             place, _, key = name.partition(".")
             held["state"].setdefault(int(place), {})[key] = tensor
         self._optimiser.load_state_dict(held)
-        for _ in range(min(step, self._total - 1)):
-            self._rates.step()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            for _ in range(min(step, self._total - 1)):
+                self._rates.step()
         if facts["scaler"]:
             self._scaler.load_state_dict(facts["scaler"])
         if self._fair is not None:
@@ -248,24 +314,24 @@ class _Run:
         return step
 
     def _distance(self, outputs: Any, batch: Batch) -> Tensor:
-        assert self._distillation is not None
-        with torch.no_grad(), self._autocast():
-            wanted = self._distillation.teacher(*batch.inputs)
+        assert self._teacher is not None
+        with torch.no_grad():
+            wanted = self._outputs(self._teacher, batch)
         return self._objective.distance(outputs, wanted)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._schedule.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self._device.type, dtype=DTYPES[self._schedule.precision])
+    def _outputs(self, network: nn.Module, batch: Batch) -> Any:
+        """Return a network's outputs; losses are computed in fp32 whatever the precision."""
+        if self._precision == "fp32":
+            return network(*batch.inputs)
+        with torch.autocast(self._device.type, dtype=DTYPES[self._precision]):
+            outputs = network(*batch.inputs)
+        return pytree.tree_map(lambda part: part.float() if _is_half(part) else part, outputs)
+
+
+def _is_half(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.dtype in DTYPES.values()
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
-
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

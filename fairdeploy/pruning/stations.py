@@ -1,0 +1,105 @@
+"""The stations of pruning, one by one: what a build runs over its store, and `fairdeploy.prune` in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fairdeploy.project import Budget, Prune
+from fairdeploy.pruning import processes
+from fairdeploy.pruning.base import Pruned
+from fairdeploy.pruning.checkpoint import Checkpoints, nowhere
+from fairdeploy.pruning.methods import make_pruner
+from fairdeploy.pruning.problem import Problem
+from fairdeploy.pruning.recover import Trained, fair_teacher, recover
+from fairdeploy.pruning.training import Distillation, Means, Progress, Schedule
+
+
+@dataclass(frozen=True)
+class Stations:
+    """What is done to a network, station by station.
+
+    Attributes
+    ----------
+    dense : Module
+        In evaluation mode, on the CPU; left as it is.
+    example_inputs : tuple of Tensor
+    problem : Problem
+    options : Prune
+    seed : int
+    means : Means
+    checkpoints : callable
+        Where each training is kept, by its station.
+    progress : callable, optional
+    """
+
+    dense: nn.Module
+    example_inputs: tuple[Tensor, ...]
+    problem: Problem
+    options: Prune
+    seed: int
+    means: Means = Means()
+    checkpoints: Checkpoints = nowhere
+    progress: Callable[[Progress], None] | None = None
+
+    def teach(self) -> Trained | None:
+        """Make the dense network fair under the constraints; None where no teacher is wanted."""
+        if not self.options.has_teacher:
+            return None
+        assert self.options.constraints is not None
+        schedule = self._schedule("teacher")
+        return fair_teacher(
+            self.dense, self.problem, self.options.constraints, schedule, seed=self.seed, **self._watched(schedule)
+        )
+
+    def prune(self, source: nn.Module, levels: Sequence[Budget], **rounding: Any) -> Iterator[Pruned]:
+        """Yield what the method finds for each level; of several processes the first decides on the masks.
+
+        Parameters
+        ----------
+        source : Module
+            The fair teacher, or the dense network where there is none.
+        levels : sequence of Budget
+        **rounding
+            See `make_pruner`.
+        """
+        pruner = make_pruner(
+            self.options, means=self.means, checkpoints=self.checkpoints, progress=self.progress, **rounding
+        )
+        for found in pruner.prune(
+            source, self.example_inputs, budgets=levels, problem=self.problem, seed=self.seed
+        ):
+            yield Pruned({name: _of_the_first(mask) for name, mask in found.masks.items()}, found.module, found.fair)
+
+    def recover(self, module: nn.Module, level: Budget, source: nn.Module) -> Trained:
+        """Fine-tune a compacted network, with the source as its teacher where it was made fair."""
+        options = self.options
+        taught = options.has_teacher and options.recover.distillation > 0
+        schedule = self._schedule(f"recover {level.name}")
+        return recover(
+            module,
+            self.problem,
+            schedule,
+            seed=self.seed,
+            limits=options.constraints,
+            reference=self.dense,
+            distillation=Distillation(source, options.recover.distillation) if taught else None,
+            **self._watched(schedule),
+        )
+
+    def _schedule(self, station: str) -> Schedule:
+        return Schedule(self.options.recover.epochs, self.options.recover.learning_rate, self.means, station)
+
+    def _watched(self, schedule: Schedule) -> dict[str, Any]:
+        return {"checkpoint": self.checkpoints(schedule.station), "progress": self.progress}
+
+
+def _of_the_first(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = processes.of_the_first(torch.from_numpy(mask)).numpy()
+    return found
