@@ -191,7 +191,8 @@ class Constraints(Record):
     Attributes
     ----------
     equalized_odds_difference : float, optional
-        Largest difference between groups in the recall of a class: true and false positive rates of two classes.
+        Largest difference between groups in the recall of a class: true and false positive rates of two classes; the
+        hit rate where there is one.
     equal_opportunity_difference : float, optional
         In the true positive rate alone.
     demographic_parity_difference : float, optional
@@ -201,6 +202,13 @@ class Constraints(Record):
         Accuracy that a group may lose against the dense network, so that nobody is levelled down.
     excess_drop : float, optional
         Accuracy that a group may lose beyond what everybody loses (Zhang et al., "Balancing Act", ICLR 2024).
+    worst_group_error : float, optional
+        Share of a group that may be predicted wrong, whatever the dense network does: one minus the accuracy that
+        every group must have.
+    attributes : tuple of str, optional
+        The declared attributes whose groups they are about; all of them by default.
+    intersections : bool
+        Whether they are about the groups of all these attributes together, too.
     """
 
     equalized_odds_difference: Fraction | None = None
@@ -209,12 +217,47 @@ class Constraints(Record):
     accuracy_difference: Fraction | None = None
     accuracy_drop: Fraction | None = None
     excess_drop: Fraction | None = None
+    worst_group_error: Fraction | None = None
+    attributes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    intersections: bool = Field(default=False, strict=True)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What is limited, by name."""
+        scope = ("attributes", "intersections")
+        return {name: value for name, value in vars(self).items() if name not in scope and value is not None}
 
     @model_validator(mode="after")
     def _something_is_limited(self) -> Constraints:
-        if all(limit is None for limit in vars(self).values()):
-            raise ValueError(f"give at least one limit: {', '.join(type(self).model_fields)}")
+        if not self.limits:
+            names = [name for name in type(self).model_fields if name not in ("attributes", "intersections")]
+            raise ValueError(f"give at least one limit: {', '.join(names)}")
+        if self.intersections and self.attributes is not None and len(set(self.attributes)) < 2:
+            raise ValueError("intersections are of two attributes or more: name another, or leave them out")
         return self
+
+    def of(self, declared: Iterable[str]) -> tuple[str, ...]:
+        """Return the attributes that are constrained, of those declared.
+
+        Raises
+        ------
+        StageError
+            If one is not declared, none is, or intersections have fewer than two; says which are known.
+        """
+        known = tuple(declared)
+        chosen = known if self.attributes is None else tuple(dict.fromkeys(self.attributes))
+        unknown = [name for name in chosen if name not in known]
+        if unknown or not chosen:
+            what = f"no attribute '{unknown[0]}' is declared" if unknown else "no attributes are declared"
+            raise StageError(
+                f"prune.constraints.attributes: {what} under groups; declared: {', '.join(known) or 'none'}"
+            )
+        if self.intersections and len(chosen) < 2:
+            raise StageError(
+                f"prune.constraints.intersections: there is only {chosen[0]}; declare another attribute, or leave "
+                "intersections out"
+            )
+        return chosen
 
 
 class Search(Record):

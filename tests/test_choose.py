@@ -18,7 +18,7 @@ from fairdeploy.export import ExportReport
 from fairdeploy.gates import Rule
 from fairdeploy.measure import Latencies, Meter, Model, Predictions, Run
 from fairdeploy.model import ModelSpec, TensorSpec
-from fairdeploy.project import Groups
+from fairdeploy.project import Budget, Groups
 from fairdeploy.store import Store
 
 ROWS = 2000
@@ -53,7 +53,7 @@ def candidate(folder: Path, name: str, macs: int) -> Candidate:
     report = ExportReport(
         file_digest="0" * 64, size_bytes=1, parameters=macs, nodes=1, max_difference=0.0, rows=1, versions={}
     )
-    return Candidate(name, 0.5, file, macs, None, report)
+    return Candidate(name, Budget(macs=0.5), file, macs, None, report)
 
 
 def decide(folder: Path, rules: tuple[Rule, ...] = (DROP,), **wrong: Any) -> Any:

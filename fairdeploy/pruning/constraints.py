@@ -8,7 +8,7 @@ can hold together is a linear program, and how hard each cell must be pressed is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -20,6 +20,7 @@ from fairdeploy.errors import StageError
 from fairdeploy.project import Constraints
 from fairdeploy.pruning.cells import Cells, Rates
 
+_OF_TWO_CLASSES = {"demographic_parity_difference", "equal_opportunity_difference"}
 _SLACK = 1e-7
 
 
@@ -39,6 +40,8 @@ class Constraint:
     limit : float
     parity : bool
         Whether the largest and the smallest may differ by the limit; else each may be the limit at most.
+    left_out : tuple of str
+        Groups that the split has no rows for.
     """
 
     name: str
@@ -48,10 +51,14 @@ class Constraint:
     offsets: NDArray[np.float64]
     limit: float
     parity: bool
+    left_out: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} <= {self.limit:g} ({self.quantity})"
 
     def values(self, rates: Rates) -> NDArray[np.float64]:
-        """Return the quantity [groups]."""
-        return self.measures @ rates + self.offsets
+        """Return the quantity [groups]; of cells without rows, whose rates are NaN, no measure is taken."""
+        return self.measures @ np.nan_to_num(rates) + self.offsets
 
     def worst(self, rates: Rates) -> float:
         """Return what is held against the limit: a difference between groups, or the largest value."""
@@ -96,13 +103,15 @@ class Conflict:
     excess: float
 
     def __str__(self) -> str:
-        said = " and ".join(f"{one.name} <= {one.limit:g} ({one.quantity})" for one in self.constraints)
+        said = " and ".join(map(str, self.constraints))
         if len(self.constraints) == 1:
             return f"{said} cannot be met: it would have to be {self.excess:.3f} more"
         return f"{said} exclude each other: each limit would have to be {self.excess:.3f} more"
 
 
-def constraints_of(limits: Constraints, cells: Cells, dense: Rates) -> tuple[Constraint, ...]:
+def constraints_of(
+    limits: Constraints, cells: Cells, dense: Rates, *, partial: Collection[str] = ()
+) -> tuple[Constraint, ...]:
     """Write a project's limits as constraints on the rates of cells.
 
     Parameters
@@ -111,69 +120,106 @@ def constraints_of(limits: Constraints, cells: Cells, dense: Rates) -> tuple[Con
     cells : Cells
     dense : array [cells]
         Rates of the dense network, which drops are counted from.
+    partial : collection of str
+        Attributes whose groups are left out where they have no rows that a constraint needs: intersections.
 
     Raises
     ------
     StageError
-        If a group has no rows, or none of a label that a constraint needs; naming both.
+        If all rows have one label of several, a group has no rows or none of a label that a constraint needs, or a
+        limit is not defined for so many classes; says which.
     """
+    of_labels = cells.counts.reshape(-1, cells.classes).sum(0)
+    if cells.classes > 1 and np.count_nonzero(of_labels) == 1:
+        raise StageError(
+            f"prune.constraints: every row of the prune split whose group is known has label {of_labels.argmax()}; "
+            "constraints hold what is right of each label against it, so add rows of the others"
+        )
     found: list[Constraint] = []
     start = 0
     for attribute, groups in cells.groups.items():
         index = start + np.arange(len(groups) * cells.classes).reshape(len(groups), cells.classes)
-        found += _of_attribute(limits, cells, dense, attribute, groups, index)
+        for demand in _demands(limits, cells, dense, index):
+            found.append(_demanded(demand, attribute, groups, cells.counts[index], partial=attribute in partial))
         start += index.size
     return tuple(found)
 
 
-def _of_attribute(
-    limits: Constraints,
-    cells: Cells,
-    dense: Rates,
-    attribute: str,
-    groups: tuple[str, ...],
-    index: NDArray[np.int64],
-) -> list[Constraint]:
-    classes = index.shape[1]
-    unit = np.eye(len(cells.names))
-    shares = cells.counts[index] / np.maximum(1, cells.counts[index].sum(1, keepdims=True))
-    accuracy = np.einsum("gy,gyc->gc", shares, unit[index])
-    everyone = cells.counts[index.ravel()] / max(1, cells.counts[index].sum()) @ unit[index.ravel()]
-    whole = np.nan_to_num(dense)
-    zeros = np.zeros(len(groups))
-    found: list[Constraint] = []
+@dataclass(frozen=True)
+class _Demand:
+    """A limit on a quantity of all groups of an attribute, and the labels that each needs rows of."""
 
-    def add(name: str, quantity: str, measures: Rates, offsets: Rates, *, parity: bool, needs: Sequence[int]) -> None:
-        limit = getattr(limits, name)
-        if limit is None:
-            return
-        for group, own in zip(groups, cells.counts[index], strict=True):
-            missing = [label for label in needs if own[label] == 0]
-            if missing or not own.any():
-                what = f"rows with label {missing[0]}" if own.any() else "rows"
-                raise StageError(
-                    f"prune.constraints.{name}: the prune split has no {what} in group '{group}' of {attribute}; add "
-                    "some, or leave the constraint out"
-                )
-        found.append(Constraint(name, f"{quantity} by {attribute}", groups, measures, offsets, limit, parity))
+    name: str
+    quantity: str
+    limit: float
+    measures: Rates
+    offsets: Rates
+    parity: bool
+    needs: Sequence[int] = ()
+
+
+def _demands(limits: Constraints, cells: Cells, dense: Rates, index: NDArray[np.int64]) -> Iterator[_Demand]:
+    """Yield what limits mean for one attribute, whose cells are at `index` [groups, classes]."""
+    counts, classes, given = cells.counts[index], cells.classes, limits.limits
+    unit = np.eye(len(cells.counts))
+    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    accuracy = np.einsum("gy,gyc->gc", shares, unit[index])
+    everyone = counts.ravel() / max(1, counts.sum()) @ unit[index.ravel()]
+    whole, zeros = np.nan_to_num(dense), np.zeros(len(index))
+
+    def limited(
+        name: str, quantity: str, measures: Rates, offsets: Rates = zeros, *, parity: bool, needs: Sequence[int] = ()
+    ) -> Iterator[_Demand]:
+        if name in given:
+            yield _Demand(name, quantity, given[name], measures, offsets, parity, needs)
 
     for label in range(classes):
-        add("equalized_odds_difference", f"recall of class {label}", unit[index[:, label]], zeros, parity=True,
-            needs=[label])  # fmt: skip
+        quantity = f"recall of class {label}" if classes > 1 else "hit rate"
+        yield from limited("equalized_odds_difference", quantity, unit[index[:, label]], parity=True, needs=[label])
     if classes == 2:
-        add("equal_opportunity_difference", "true positive rate", unit[index[:, 1]], zeros, parity=True, needs=[1])
-        selection = shares[:, [1]] * unit[index[:, 1]] - shares[:, [0]] * unit[index[:, 0]]
-        add("demographic_parity_difference", "selection rate", selection, shares[:, 0], parity=True, needs=[])
-    elif limits.equal_opportunity_difference is not None or limits.demographic_parity_difference is not None:
+        positive, negative = unit[index[:, 1]], unit[index[:, 0]]
+        yield from limited("equal_opportunity_difference", "true positive rate", positive, parity=True, needs=[1])
+        selection = shares[:, [1]] * positive - shares[:, [0]] * negative
+        yield from limited("demographic_parity_difference", "selection rate", selection, shares[:, 0], parity=True)
+    elif given.keys() & _OF_TWO_CLASSES:
         raise StageError(
-            "prune.constraints: equal_opportunity_difference and demographic_parity_difference are defined for two "
-            "classes; with more, give equalized_odds_difference, which compares the recall of every class"
+            f"prune.constraints: {' and '.join(sorted(_OF_TWO_CLASSES))} are defined for two classes, and there "
+            f"{'is one' if classes == 1 else f'are {classes}'}; give equalized_odds_difference, which compares "
+            f"{'hit rates' if classes == 1 else 'the recall of every class'}"
         )
-    add("accuracy_difference", "accuracy", accuracy, zeros, parity=True, needs=[])
-    add("accuracy_drop", "accuracy lost", -accuracy, accuracy @ whole, parity=False, needs=[])
-    add("excess_drop", "accuracy lost beyond everybody's", everyone - accuracy, (accuracy - everyone) @ whole,
-        parity=False, needs=[])  # fmt: skip
-    return found
+    yield from limited("accuracy_difference", "accuracy", accuracy, parity=True)
+    yield from limited("accuracy_drop", "accuracy lost", -accuracy, accuracy @ whole, parity=False)
+    beyond = everyone - accuracy
+    yield from limited("excess_drop", "accuracy lost beyond everybody's", beyond, -beyond @ whole, parity=False)
+    yield from limited("worst_group_error", "error rate", -accuracy, zeros + 1, parity=False)
+
+
+def _demanded(
+    demand: _Demand, attribute: str, groups: tuple[str, ...], counts: NDArray[np.int64], *, partial: bool
+) -> Constraint:
+    """Make a demand of the groups that have the rows for it."""
+    lacking = {}
+    for group, own in zip(groups, counts, strict=True):
+        labels = [label for label in demand.needs if own[label] == 0]
+        if labels or not own.any():
+            lacking[group] = f"rows with label {labels[0]}" if own.any() else "rows"
+    there = [place for place, group in enumerate(groups) if group not in lacking]
+    if lacking and (not partial or len(there) < 1 + demand.parity):
+        group, what = next(iter(lacking.items()))
+        raise StageError(
+            f"prune.constraints.{demand.name}: the prune split has no {what} in group '{group}' of {attribute}; add "
+            "some, or leave the constraint out"
+        )
+    return Constraint(
+        demand.name,
+        f"{demand.quantity} by {attribute}",
+        tuple(groups[place] for place in there),
+        demand.measures[there],
+        demand.offsets[there],
+        demand.limit,
+        demand.parity,
+        tuple(lacking),
+    )
 
 
 def conflict(constraints: Sequence[Constraint], at_most: Rates | None = None) -> Conflict | None:

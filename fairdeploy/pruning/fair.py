@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fairdeploy.bundle import LogEntry
 from fairdeploy.project import Constraints
-from fairdeploy.pruning.cells import Rates, tally
+from fairdeploy.pruning.cells import Grouping, Rates, tally
 from fairdeploy.pruning.constraints import Constraint, conflict, constraints_of
 from fairdeploy.pruning.multipliers import Multipliers, row_weights
 from fairdeploy.pruning.problem import Batch, Problem
@@ -56,29 +56,51 @@ class FairTraining:
     Raises
     ------
     StageError
-        If a group has no rows on the prune split, or none of a label that a constraint needs.
+        If an attribute is not declared, or a group has no rows on the prune split or none of a label that a constraint
+        needs; intersections without them are left out, and named in the decisions.
+
+    Attributes
+    ----------
+    cells : Cells
+    dense : array [cells]
+        Rates of the reference.
+    constraints : tuple of Constraint
+    multipliers : Multipliers
+    rounds : list of Round
+    noticed : (int, str), optional
+        The step at which the run found limits out of reach, and which.
     """
 
     def __init__(
         self, limits: Constraints, problem: Problem, reference: nn.Module, start: NDArray[np.float64] | None = None
     ) -> None:
-        self._problem = problem
-        self.cells, self.dense = tally(reference, problem)
-        self.constraints = constraints_of(limits, self.cells, self.dense)
+        attributes = limits.of(problem.groups)
+        self._grouping = Grouping.over(problem.groups, attributes, together=limits.intersections)
+        self._problem = self._grouping.problem(problem)
+        self.cells, self.dense = tally(reference, self._problem)
+        partial = self.cells.groups.keys() - set(attributes)
+        self.constraints = constraints_of(limits, self.cells, self.dense, partial=partial)
         self.multipliers = Multipliers(self.constraints)
         if start is not None:
             self.multipliers.values = start.copy()
         self.rounds: list[Round] = []
+        never = self._never()
+        self.noticed: tuple[int, str] | None = None if never is None else (0, never)
 
     def weights(self, batch: Batch) -> Tensor:
         """Return how much the loss of each row of a batch counts [n]."""
-        return row_weights(self.cells.of(batch), torch.from_numpy(self.multipliers.pressure()), batch.labels)
+        return row_weights(
+            self.cells.of(self._grouping.batch(batch)), torch.from_numpy(self.multipliers.pressure()), batch.labels
+        )
 
     def look(self, module: nn.Module, step: int) -> None:
-        """Count the violations of the network as it is, and move the multipliers."""
+        """Count the violations of the network as it is, move the multipliers, and notice limits out of reach."""
         _, rates = tally(module, self._problem)
         self.multipliers.step(rates)
         self.rounds.append(Round(step, rates, self.multipliers.values.copy()))
+        if self.noticed is None and self.multipliers.saturated:
+            pressing = " and ".join(map(str, self.multipliers.saturated))
+            self.noticed = step, f"{pressing} cannot press harder: {self._obstacle()}"
 
     def violated(self) -> tuple[Constraint, ...]:
         """Return the constraints that the last look found violated; before any look, the dense network's."""
@@ -90,12 +112,15 @@ class FairTraining:
         return self.rounds[-1].rates if self.rounds else self.dense
 
     def words(self) -> tuple[str, ...]:
-        """Say what the last look found, limit by limit."""
+        """Say what the last look found, limit by limit; and what it noticed, if it was the one that did."""
         parts = self.multipliers.by_constraint()
-        return tuple(
+        said = [
             f"{one.name} {one.worst(self.rates):.3f} (limit {one.limit:g}, multiplier {part.max():.2f})"
             for one, part in zip(self.constraints, parts, strict=True)
-        )
+        ]
+        if self.noticed is not None and self.noticed[0] == (self.rounds[-1].step if self.rounds else 0):
+            said.append(self.noticed[1])
+        return tuple(said)
 
     def decisions(self, station: str) -> tuple[LogEntry, ...]:
         """Say how the run ended, limit by limit, and which limits stood in each other's way."""
@@ -104,29 +129,40 @@ class FairTraining:
             now, dense = one.worst(self.rates), one.worst(self.dense)
             decision = f"{one.name} <= {one.limit:g} {'holds' if now <= one.limit else 'is missed'}"
             reason = f"{one.quantity}: {now:.3f} on the prune split, {dense:.3f} dense"
-            said.append(LogEntry(station=station, decision=decision, reason=reason))
+            if one.left_out:
+                reason += f"; left out for want of rows: {', '.join(one.left_out)}"
+            said.append((decision, reason))
+        if self.noticed is not None:
+            said.append((f"limits were found out of reach at step {self.noticed[0]}", self.noticed[1]))
         if self.violated():
-            said.append(LogEntry(station=station, decision="the best trade-off found is kept", reason=self._obstacle()))
-        return tuple(said)
+            said.append(("the best trade-off found is kept", self._obstacle()))
+        return tuple(LogEntry(station=station, decision=decision, reason=reason) for decision, reason in said)
 
     def state(self) -> dict[str, Any]:
         """Return where the run stands, as JSON."""
         return {
             "multipliers": self.multipliers.state(),
             "rounds": [[one.step, one.rates.tolist(), one.multipliers.tolist()] for one in self.rounds],
+            "noticed": self.noticed,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.multipliers.restore(state["multipliers"])
         self.rounds = [Round(step, np.array(rates), np.array(values)) for step, rates, values in state["rounds"]]
+        self.noticed = None if state["noticed"] is None else (state["noticed"][0], state["noticed"][1])
+
+    def _never(self) -> str | None:
+        """Say which limits no network could meet."""
+        found = conflict(self.constraints)
+        return None if found is None else f"no network could meet them: {found}"
 
     def _obstacle(self) -> str:
         """Say why limits are missed."""
         reached = np.max([self.dense, *(found.rates for found in self.rounds)], axis=0)
-        never, here = conflict(self.constraints), conflict(self.constraints, reached)
-        if never is not None:
-            return f"no network could meet them: {never}"
-        if here is not None:
-            return f"at the best rates that the run reached, {here}"
-        return "they do not exclude each other at the rates that the run reached: more epochs may meet them"
+        here = conflict(self.constraints, reached)
+        return self._never() or (
+            "they do not exclude each other at the rates that the run reached: more epochs may meet them"
+            if here is None
+            else f"at the best rates that the run reached, {here}"
+        )

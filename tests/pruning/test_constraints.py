@@ -1,21 +1,28 @@
-"""Constraints against fairlearn and brute force, multipliers against a closed-form optimum."""
+"""Constraints against fairlearn and brute force: whom they are about, what they mean, and which exclude each other."""
 
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fairlearn import metrics as fairlearn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from sklearn.metrics import accuracy_score
+from torch import nn
 
 from fairdeploy.data import Rows
-from fairdeploy.errors import StageError
+from fairdeploy.errors import DataError, StageError
 from fairdeploy.project import Constraints
-from fairdeploy.pruning.constraints import Cells, Constraint, conflict, constraints_of
-from fairdeploy.pruning.multipliers import WEIGHTS, Multipliers, row_weights
+from fairdeploy.pruning.cells import Grouping
+from fairdeploy.pruning.constraints import Constraint, conflict, constraints_of
+from fairdeploy.pruning.fair import FairTraining
+from fairdeploy.pruning.problem import Batch
+from tests.pruning.problems import SAID, counted, problem_of, stream_of
 
 LEVELS = {"tone": ("I", "II", "III"), "sex": ("f", "m")}
 ALL = Constraints(
@@ -39,8 +46,17 @@ def predicted(rows: Rows, seed: int, classes: int = 2) -> np.ndarray:
 
 
 def by_name(rows: Rows, limits: Constraints, dense: np.ndarray, classes: int = 2) -> dict[str, Constraint]:
-    cells = Cells.of(rows, LEVELS, classes)
-    return {f"{one.name}/{one.quantity}": one for one in constraints_of(limits, cells, cells.rates(dense))}
+    found = constraints_of(limits, *counted(rows, dense, LEVELS, classes))
+    return {f"{one.name}/{one.quantity}": one for one in found}
+
+
+def batch_of(groups: torch.Tensor) -> Batch:
+    count = groups.shape[1]
+    return Batch((torch.zeros(count),), torch.zeros(count, dtype=torch.int64), groups, None)
+
+
+def rates_of(rows: Rows, right: np.ndarray, classes: int = 2) -> np.ndarray:
+    return counted(rows, right, LEVELS, classes)[1]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -48,7 +64,7 @@ def by_name(rows: Rows, limits: Constraints, dense: np.ndarray, classes: int = 2
 def test_parities_are_fairlearns(seed: int, attribute: str) -> None:
     rows = drawn(seed)
     guess, known = predicted(rows, seed), rows.attributes[attribute] != "unknown"
-    rates = Cells.of(rows, LEVELS, 2).rates(guess == rows.labels)
+    rates = rates_of(rows, guess == rows.labels)
     mine = by_name(rows, ALL, np.ones(len(rows), bool))
     worst = {name: one.worst(rates) for name, one in mine.items() if name.endswith(attribute)}
     said = {
@@ -71,7 +87,7 @@ def test_drops_are_counted_from_the_dense_network() -> None:
     dense, guess = predicted(rows, 1) == rows.labels, predicted(rows, 2) == rows.labels
     known = rows.attributes["sex"] != "unknown"
     lost = {g: (dense[at].mean() - guess[at].mean()) for g in "fm" for at in [rows.attributes["sex"] == g]}
-    mine, rates = by_name(rows, ALL, dense), Cells.of(rows, LEVELS, 2).rates(guess)
+    mine, rates = by_name(rows, ALL, dense), rates_of(rows, guess)
     assert mine["accuracy_drop/accuracy lost by sex"].values(rates) == pytest.approx(list(lost.values()))
     everyone = dense[known].mean() - guess[known].mean()
     beyond = mine["excess_drop/accuracy lost beyond everybody's by sex"].values(rates)
@@ -82,7 +98,7 @@ def test_drops_are_counted_from_the_dense_network() -> None:
 @settings(max_examples=40, deadline=None)
 def test_nothing_is_violated_where_the_limit_holds_and_the_inequalities_agree(seed: int, limit: float) -> None:
     rows = drawn(seed)
-    rates = Cells.of(rows, LEVELS, 2).rates(predicted(rows, seed) == rows.labels)
+    rates = rates_of(rows, predicted(rows, seed) == rows.labels)
     for one in by_name(
         rows, Constraints(equalized_odds_difference=limit, excess_drop=limit), rows.labels == 1
     ).values():
@@ -101,7 +117,7 @@ def test_more_classes_compare_the_recall_of_each() -> None:
     guess = predicted(rows, 3, classes=4)
     mine = by_name(rows, Constraints(equalized_odds_difference=0.1), guess == rows.labels, classes=4)
     assert len(mine) == 8
-    rates = Cells.of(rows, LEVELS, 4).rates(guess == rows.labels)
+    rates = rates_of(rows, guess == rows.labels, classes=4)
     recalls = [(guess == 2)[(rows.labels == 2) & (rows.attributes["tone"] == tone)].mean() for tone in LEVELS["tone"]]
     assert mine["equalized_odds_difference/recall of class 2 by tone"].values(rates) == pytest.approx(recalls)
     with pytest.raises(StageError, match="defined for two classes"):
@@ -113,22 +129,22 @@ def test_more_classes_compare_the_recall_of_each() -> None:
     [
         (["f"] * 6, [0, 1] * 3, "no rows in group 'm' of sex"),
         (["f", "f", "f", "m", "m", "m"], [0, 1, 1, 1, 1, 1], "no rows with label 0 in group 'm' of sex"),
-        (["f", "f", "f", "m", "m", "m"], [1] * 6, "no rows with label 0 in group 'f' of sex"),
+        (["f", "f", "f", "m", "m", "m"], [1] * 6, "has label 1; .* add rows of the others"),
     ],
 )
 def test_a_group_without_rows_of_a_label_is_named(attributes: list[str], labels: list[int], said: str) -> None:
     rows = Rows(np.arange(6).astype(str), np.array(labels), {"sex": np.array(attributes)})
-    cells = Cells.of(rows, {"sex": ("f", "m")}, 2)
     with pytest.raises(StageError, match=said):
-        constraints_of(Constraints(equalized_odds_difference=0.1), cells, cells.rates(np.ones(6, bool)))
+        constraints_of(
+            Constraints(equalized_odds_difference=0.1), *counted(rows, np.ones(6, bool), {"sex": ("f", "m")}, 2)
+        )
 
 
 def two_groups(limits: Constraints) -> tuple[Constraint, ...]:
     """Of group f one half has label 1, of group m a quarter; the dense network makes no mistakes."""
     rows = Rows(np.arange(80).astype(str), np.r_[np.arange(40) % 2, np.arange(40) % 4 == 0].astype(int),
                 {"sex": np.repeat(["f", "m"], 40)})  # fmt: skip
-    cells = Cells.of(rows, {"sex": ("f", "m")}, 2)
-    return constraints_of(limits, cells, cells.rates(np.ones(80, bool)))
+    return constraints_of(limits, *counted(rows, np.ones(80, bool), {"sex": ("f", "m")}, 2))
 
 
 @pytest.mark.parametrize(
@@ -165,51 +181,152 @@ def test_rates_out_of_reach_make_a_conflict() -> None:
     assert conflict(()) is None
 
 
-def test_multipliers_find_the_constrained_optimum() -> None:
-    """min (q - .9)^2 / 2 with q <= .6 is reached at q = .6, where the multiplier is .3; a slack one ends at 0."""
-    upper = Constraint("accuracy_drop", "q", ("g",), np.ones((1, 1)), np.zeros(1), 0.6, parity=False)
-    slack = Constraint("accuracy_drop", "q", ("g",), np.ones((1, 1)), np.zeros(1), 0.8, parity=False)
-    multipliers = Multipliers((upper, slack), rate=0.1)
-    path = []
-    for _ in range(300):
-        q = 0.9 + multipliers.pressure()  # what minimises the Lagrangian
-        multipliers.step(q)
-        path.append(multipliers.values.copy())
-    assert path[-1] == pytest.approx([0.3, 0.0], abs=1e-6)
-    assert 0.9 + multipliers.pressure() == pytest.approx([0.6], abs=1e-6)
+def test_an_error_rate_is_held_whatever_the_dense_network_does() -> None:
+    rows = drawn(1)
+    right = predicted(rows, 1) == rows.labels
+    mine = by_name(rows, Constraints(worst_group_error=0.1), np.zeros(len(rows), bool))
+    one = mine["worst_group_error/error rate by tone"]
+    wrong = [1 - right[rows.attributes["tone"] == tone].mean() for tone in LEVELS["tone"]]
+    assert one.values(rates_of(rows, right)) == pytest.approx(wrong)
+    assert one.worst(rates_of(rows, right)) == pytest.approx(max(wrong))
+    assert one.violations(rates_of(rows, np.ones(len(rows), bool))) == pytest.approx(-0.1)
 
 
-def test_multipliers_of_what_cannot_be_met_stop_and_say_so() -> None:
-    one = Constraint("accuracy_drop", "q", ("g",), np.ones((1, 1)), np.zeros(1), 0.1, parity=False)
-    multipliers = Multipliers((one,), most=3.0)
-    for _ in range(100):
-        multipliers.step(np.array([0.5]))
-    assert multipliers.values == pytest.approx([3.0])
-    assert multipliers.saturated == (one,)
+def test_one_class_compares_hit_rates() -> None:
+    rows = drawn(2, classes=1)
+    hit = np.random.default_rng(2).random(len(rows)) < 0.7
+    limits = Constraints(equalized_odds_difference=0.1, accuracy_drop=0.1)
+    mine = by_name(rows, limits, np.ones(len(rows), bool), classes=1)
+    rates = [hit[rows.attributes["sex"] == sex].mean() for sex in LEVELS["sex"]]
+    found = mine["equalized_odds_difference/hit rate by sex"]
+    assert found.worst(rates_of(rows, hit, 1)) == pytest.approx(max(rates) - min(rates))
+    assert mine["accuracy_drop/accuracy lost by sex"].values(rates_of(rows, hit, 1)) == pytest.approx(
+        [1 - rate for rate in rates]
+    )
+    for name in ("demographic_parity_difference", "equal_opportunity_difference"):
+        with pytest.raises(StageError, match="defined for two classes, and there is one; .* hit rates"):
+            by_name(rows, Constraints.model_validate({name: 0.1}), hit, classes=1)
 
 
-def test_parity_presses_the_worst_up_and_the_best_down() -> None:
-    rows = drawn(0)
-    (constraint,) = [
-        one for name, one in by_name(rows, Constraints(equal_opportunity_difference=0.02), rows.labels == 1).items()
-        if "tone" in name
-    ]  # fmt: skip
-    rates = np.full(constraint.measures.shape[1], 0.9)
-    rates[[1, 3, 5]] = 0.9, 0.95, 0.7
-    multipliers = Multipliers((constraint,))
-    multipliers.step(rates)
-    pressure = multipliers.pressure()
-    assert pressure[5] > 0 > pressure[3]
-    assert pressure[[0, 2, 4]] == pytest.approx(0)
+def test_cells_without_rows_that_no_constraint_needs_do_no_harm() -> None:
+    rows = Rows(
+        np.arange(6).astype(str), np.array([0, 1, 1, 1, 1, 1]), {"sex": np.array(["f", "f", "f", "m", "m", "m"])}
+    )
+    counts = counted(rows, np.array([1, 1, 0, 1, 1, 1], bool), {"sex": ("f", "m")}, 2)
+    one, drop = constraints_of(Constraints(equal_opportunity_difference=0.1, accuracy_drop=0.1), *counts)
+    assert one.worst(counts[1]) == pytest.approx(0.5)
+    assert drop.values(counts[1]) == pytest.approx([0, 0])
 
 
-@given(seed=st.integers(0, 10_000), strength=st.floats(0, 50))
-@settings(max_examples=40, deadline=None)
-def test_weights_keep_the_totals_of_the_labels(seed: int, strength: float) -> None:
-    rows, random = drawn(seed), np.random.default_rng(seed)
-    cells = Cells.of(rows, LEVELS, 2)
-    weights = row_weights(cells.of_row, strength * random.standard_normal(len(cells.names)), rows.labels)
-    for label in (0, 1):
-        assert weights[rows.labels == label].mean() == pytest.approx(1)
-    assert weights.min() > 0
-    assert weights.max() / weights.min() <= (WEIGHTS[1] / WEIGHTS[0]) ** 2
+def everybody(rows: Rows, right: np.ndarray, limits: Constraints) -> list[Constraint]:
+    """Constraints over all levels and their intersections, counted by hand from joined columns."""
+    tone, sex = (rows.attributes[name] for name in ("tone", "sex"))
+    joined = np.where((tone == "unknown") | (sex == "unknown"), "unknown", np.char.add(np.char.add(tone, " and "), sex))
+    levels = {**LEVELS, "tone and sex": tuple(f"{a} and {b}" for a, b in product(*LEVELS.values()))}
+    whole = Rows(rows.ids, rows.labels, {**rows.attributes, "tone and sex": joined})
+    return list(constraints_of(limits, *counted(whole, right, levels, 2), partial={"tone and sex"}))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_intersections_are_groups_of_joined_columns(seed: int) -> None:
+    rows, limits = drawn(seed), Constraints(equalized_odds_difference=0.1, excess_drop=0.1, intersections=True)
+    right = predicted(rows, seed) == rows.labels
+    found = FairTraining(
+        limits, problem_of(*[stream_of(rows, right, LEVELS)] * 2, LEVELS, objective=SAID), nn.Identity()
+    )
+    wanted = everybody(rows, right, limits)
+    assert [(str(one), one.groups) for one in found.constraints] == [(str(one), one.groups) for one in wanted]
+    assert {len(one.groups) for one in wanted} == {2, 3, 6}
+    rates = everybody_rates(rows, right)
+    for mine, hand in zip(found.constraints, wanted, strict=True):
+        assert mine.values(found.dense) == pytest.approx(hand.values(rates))
+
+
+def everybody_rates(rows: Rows, right: np.ndarray) -> np.ndarray:
+    tone, sex = (rows.attributes[name] for name in ("tone", "sex"))
+    cells = [rows.attributes[name] == level for name, levels in LEVELS.items() for level in levels]
+    cells += [(tone == a) & (sex == b) for a, b in product(*LEVELS.values())]
+    return np.array([right[cell & (rows.labels == label)].mean() for cell in cells for label in (0, 1)])
+
+
+def test_intersections_without_rows_are_left_out_and_named() -> None:
+    rows = drawn(4)
+    gone = (rows.attributes["tone"] == "II") & (rows.attributes["sex"] == "f") & (rows.labels == 1)
+    gone |= (rows.attributes["tone"] == "III") & (rows.attributes["sex"] == "m")
+    kept = rows.take(np.flatnonzero(~gone))
+    right = predicted(kept, 4) == kept.labels
+    limits = Constraints(equal_opportunity_difference=0.1, accuracy_drop=0.1, intersections=True)
+    found = FairTraining(
+        limits, problem_of(*[stream_of(kept, right, LEVELS)] * 2, LEVELS, objective=SAID), nn.Identity()
+    )
+    joint = {one.name: one for one in found.constraints if one.quantity.endswith("tone and sex")}
+    assert joint["equal_opportunity_difference"].left_out == ("II and f", "III and m")
+    assert joint["accuracy_drop"].left_out == ("III and m",)
+    assert joint["accuracy_drop"].groups == ("I and f", "I and m", "II and f", "II and m", "III and f")
+    said = [entry.reason for entry in found.decisions("recover")]
+    assert sum("left out for want of rows: II and f, III and m" in reason for reason in said) == 1
+    assert np.isfinite([one.worst(found.dense) for one in found.constraints]).all()
+
+
+def test_only_the_attributes_that_are_named_are_constrained() -> None:
+    rows = drawn(5)
+    rows.attributes["sex"][:] = "f"
+    stream = stream_of(rows, predicted(rows, 5) == rows.labels, LEVELS)
+    problem = problem_of(stream, stream, LEVELS, objective=SAID)
+    with pytest.raises(StageError, match="no rows in group 'm' of sex"):
+        FairTraining(Constraints(accuracy_drop=0.1), problem, nn.Identity())
+    found = FairTraining(Constraints(accuracy_drop=0.1, attributes=("tone",)), problem, nn.Identity())
+    assert [one.quantity for one in found.constraints] == ["accuracy lost by tone"]
+    found.multipliers.values[:] = [0, 0, 3]
+    (batch, *_) = stream.epoch(0)
+    heavy = found.weights(batch)[batch.groups[0] == 2].min()
+    assert heavy > found.weights(batch)[batch.groups[0] != 2].max()
+
+
+@pytest.mark.parametrize(
+    ("limits", "declared", "said"),
+    [
+        ({"attributes": ["age"]}, LEVELS, "no attribute 'age' is declared under groups; declared: tone, sex"),
+        ({}, {}, "no attributes are declared under groups; declared: none"),
+        ({"intersections": True}, {"sex": ("f", "m")}, "there is only sex; declare another"),
+    ],
+)
+def test_attributes_that_are_not_declared_are_refused(limits: Any, declared: Any, said: str) -> None:
+    with pytest.raises(StageError, match=said):
+        Constraints.model_validate({"accuracy_drop": 0.1, **limits}).of(declared)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({}, "at least one limit: equalized_odds_difference, .*, worst_group_error"),
+        ({"attributes": ["sex"]}, "at least one limit"),
+        ({"accuracy_drop": 0.1, "attributes": []}, "attributes"),
+        ({"accuracy_drop": 0.1, "attributes": ["sex", "sex"], "intersections": True}, "two attributes or more"),
+        ({"accuracy_drop": 0.1, "intersections": 1}, "intersections"),
+        ({"accuracy_drop": 0.0}, "accuracy_drop"),
+        ({"accuracy_dropp": 0.1}, "accuracy_dropp"),
+    ],
+)
+def test_constraints_that_mean_nothing_are_refused(limits: Any, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Constraints.model_validate(limits)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [0, -1, 1]])
+def test_a_label_that_is_no_class_is_refused(labels: list[int]) -> None:
+    rows = Rows(np.arange(3).astype(str), np.array(labels), {"sex": np.array(["f", "m", "f"])})
+    with pytest.raises(DataError, match=r"classes are 0 to 1"):
+        counted(rows, np.ones(3, bool), {"sex": ("f", "m")}, 2)
+
+
+def test_groups_of_three_attributes_know_who_is_unknown() -> None:
+    declared = {"a": ("x", "y"), "b": ("p", "q", "r"), "c": ("u", "v")}
+    grouping = Grouping.over(declared, ["c", "a", "b"], together=True)
+    everyone = torch.tensor(list(product((-1, 0, 1), (-1, 0, 1, 2), (-1, 0, 1)))).T
+    levels = grouping.groups["c and a and b"]
+    for (a, b, c), joint in zip(
+        everyone.T.tolist(), grouping.batch(batch_of(everyone)).groups[-1].tolist(), strict=True
+    ):
+        known = min(a, b, c) >= 0
+        assert joint == (levels.index(f"{'uv'[c]} and {'xy'[a]} and {'pqr'[b]}") if known else -1)
