@@ -28,6 +28,7 @@ _PUBLIC = {
     "compact": "fairdeploy.compaction",
     "judge": "fairdeploy.judgement",
     "load_graph": "fairdeploy.graphs",
+    "prune": "fairdeploy.pruning.api",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604

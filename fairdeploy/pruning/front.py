@@ -12,8 +12,8 @@ from torch import nn
 from fairdeploy.bundle import LogEntry
 from fairdeploy.errors import DataError
 from fairdeploy.project import Constraints
-from fairdeploy.pruning.cells import Cells, tally
-from fairdeploy.pruning.constraints import constraints_of
+from fairdeploy.pruning.cells import tally
+from fairdeploy.pruning.fair import FairTraining
 from fairdeploy.pruning.problem import Batch, Problem, Stream
 from fairdeploy.records import Record
 
@@ -115,13 +115,14 @@ def measure(
         CellRate(attribute=attribute, group=group, label=label, rows=int(count), rate=float(rate) if count else None)
         for (attribute, group, label), count, rate in zip(cells.names, cells.counts, rates, strict=True)
     ]
-    declared = Cells(problem.groups, classes, cells.counts[classes:])
-    dense = rates[classes:] if reference is None else tally(reference, problem)[1]
-    said = tuple(
-        f"{one.name} <= {one.limit:g} is missed: {one.quantity} is {one.worst(rates[classes:]):.3f} on the prune split"
-        for one in ([] if limits is None else constraints_of(limits, declared, dense))
-        if one.worst(rates[classes:]) > one.limit
-    )
+    said: tuple[str, ...] = ()
+    if limits is not None:
+        fair = FairTraining(limits, problem, module if reference is None else reference)
+        fair.look(module, 0)
+        said = tuple(
+            f"{one.name} <= {one.limit:g} is missed: {one.quantity} is {one.worst(fair.rates):.3f} on the prune split"
+            for one in fair.violated()
+        )
     return Measured(accuracy=groups[0].accuracy, groups=tuple(groups[1:]), cells=tuple(each[classes:]), missed=said)
 
 

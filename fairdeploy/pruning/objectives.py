@@ -60,7 +60,7 @@ def of_classes(
         return (found.softmax(1)[:, 1] >= threshold).long() == targets
 
     return Objective(
-        loss=lambda outputs, targets: functional.cross_entropy(logits(outputs), targets, reduction="none"),
+        loss=lambda outputs, targets: functional.cross_entropy(logits(outputs), targets.long(), reduction="none"),
         right=right,
         distance=lambda outputs, teacher: _divergence(logits(outputs), logits(teacher), temperature),
     )

@@ -35,6 +35,13 @@ def of_the_first(tensor: Tensor) -> Tensor:
     return shared.to(tensor.device)
 
 
+def largest(number: int) -> int:
+    """Return the largest of all processes' numbers."""
+    held = torch.zeros(count(), dtype=torch.int64)
+    held[rank()] = number
+    return int(summed(held).max())
+
+
 def share_buffers(module: nn.Module) -> None:
     """Give every process the first one's buffers: gradients are averaged, running statistics are not."""
     if count() > 1:
