@@ -21,7 +21,7 @@ from fairdeploy.errors import DataError, StageError
 from fairdeploy.export import export_onnx
 from fairdeploy.model import ModelSpec, Preprocess, TensorSpec
 from fairdeploy.project import Recover
-from fairdeploy.pruning import recover, set_deterministic
+from fairdeploy.pruning import Progress, Schedule, recover, set_deterministic, stored_problem
 from fairdeploy.pruning.sampling import epoch_order
 
 
@@ -37,6 +37,7 @@ SPEC = ModelSpec(
     preprocess=Preprocess(mean=(120.0, 125.0, 130.0), std=(60.0, 50.0, 40.0)),
 )
 OPTIONS = Recover(epochs=4, learning_rate=2e-2, batch_size=16)
+GROUPS = {"tone": ("light", "dark")}
 
 
 def split(rows: int = 96, seed: int = 0) -> Stored:
@@ -54,6 +55,22 @@ def net() -> nn.Module:
         return nn.Sequential(
             nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(24, 2)
         ).eval()
+
+
+def tuned(
+    module: nn.Module,
+    data: Stored,
+    *,
+    spec: ModelSpec = SPEC,
+    options: Recover = OPTIONS,
+    seed: int = 0,
+    augment: Any = None,
+    **more: Any,
+) -> nn.Module:
+    """Fine-tune on the train split of a project whose prune split nobody needs."""
+    splits = {"train": data, "prune": split(8)}
+    problem = stored_problem(splits, spec, GROUPS, options=options, seed=seed, augment=augment)
+    return recover(module, problem, Schedule(options.epochs, options.learning_rate), seed=seed, **more).module
 
 
 def state(module: nn.Module) -> str:
@@ -78,29 +95,30 @@ def loss(module: nn.Module, data: Stored) -> float:
 def test_it_learns_on_a_copy() -> None:
     module, data = net(), split()
     before = state(module)
-    steps: list[tuple[int, int]] = []
-    tuned = recover(module, data, spec=SPEC, options=OPTIONS, seed=0, progress=lambda *at: steps.append(at))
+    steps: list[Progress] = []
+    found = tuned(module, data, progress=steps.append)
     assert state(module) == before
-    assert not tuned.training
-    assert loss(tuned, split(seed=9)) < 0.6 * loss(module, split(seed=9))
-    assert steps == [(done, 24) for done in range(1, 25)]
-    assert int(tuned[1].num_batches_tracked) == 24, "batch norms learn too"
+    assert not found.training
+    assert loss(found, split(seed=9)) < 0.6 * loss(module, split(seed=9))
+    assert [(at.done, at.total) for at in steps] == [(done, 24) for done in range(1, 25)]
+    assert all(np.isfinite(at.loss) and at.violations == () for at in steps)
+    assert int(found[1].num_batches_tracked) == 6 + 24, "batch norms are counted anew, and learn"
 
 
 @pytest.mark.parametrize("sampling", ["natural", "balanced"])
 def test_the_same_seed_gives_the_same_bytes(sampling: str) -> None:
     options = OPTIONS.model_copy(update={"sampling": sampling, "epochs": 2})
     torch.manual_seed(5)
-    first = state(recover(net(), split(), spec=SPEC, options=options, seed=3))
+    first = state(tuned(net(), split(), options=options, seed=3))
     torch.manual_seed(6)
     torch.rand(7)
-    assert state(recover(net(), split(), spec=SPEC, options=options, seed=3)) == first
-    assert state(recover(net(), split(), spec=SPEC, options=options, seed=4)) != first
+    assert state(tuned(net(), split(), options=options, seed=3)) == first
+    assert state(tuned(net(), split(), options=options, seed=4)) != first
 
 
 def test_no_epochs_give_the_module_itself() -> None:
     module = net()
-    assert recover(module, split(), spec=SPEC, options=Recover(), seed=0) is module
+    assert tuned(module, split(), options=Recover()) is module
 
 
 def test_memory_mapped_inputs_do(tmp_path: Any) -> None:
@@ -108,7 +126,7 @@ def test_memory_mapped_inputs_do(tmp_path: Any) -> None:
     np.save(tmp_path / "image.npy", data.inputs["image"])
     mapped = replace(data, inputs={"image": np.load(tmp_path / "image.npy", mmap_mode="r")})
     options = OPTIONS.model_copy(update={"epochs": 1})
-    outcomes = {state(recover(net(), one, spec=SPEC, options=options, seed=0)) for one in (data, mapped)}
+    outcomes = {state(tuned(net(), one, options=options)) for one in (data, mapped)}
     assert len(outcomes) == 1
 
 
@@ -129,7 +147,7 @@ class Spy(nn.Module):
 
 def seen_by(spec: ModelSpec, data: Stored, **more: Any) -> torch.Tensor:
     seen: list[torch.Tensor] = []
-    recover(Spy(seen), data, spec=spec, options=Recover(epochs=1, batch_size=8), seed=0, **more)
+    tuned(Spy(seen), data, spec=spec, options=Recover(epochs=1, batch_size=8), **more)
     return torch.cat(
         sorted(torch.cat(seen).flatten(1), key=lambda row: float(row.double() @ torch.arange(48.0).double()))
     )
@@ -161,10 +179,9 @@ def test_augmentation_sees_raw_rows_and_a_seeded_generator() -> None:
 def test_probabilities_are_trained_on_their_logarithm() -> None:
     spec = SPEC.model_copy(update={"output": "probabilities"})
     module, data = nn.Sequential(net(), nn.Softmax(1)), split()
-    tuned = recover(module, data, spec=spec, options=OPTIONS, seed=0)
-    same = recover(net(), data, spec=SPEC, options=OPTIONS, seed=0)
+    found, same = tuned(module, data, spec=spec), tuned(net(), data)
     x = fed(data)[:8]
-    torch.testing.assert_close(tuned.eval()(x), same(x).softmax(1), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found(x), same(x).softmax(1), rtol=1e-3, atol=1e-3)
 
 
 def rows_of(cells: dict[tuple[str, str, int], int]) -> Rows:
@@ -206,7 +223,7 @@ def test_balanced_draws_every_cell_equally_and_its_rows_evenly(cells: dict[Any, 
 def test_an_exported_graph_cannot_be_trained() -> None:
     graph = torch.export.export(net(), (torch.zeros(2, 3, 4, 4),)).module(check_guards=False)
     with pytest.raises(StageError, match="cannot be trained"):
-        recover(graph, split(), spec=SPEC, options=OPTIONS, seed=0)
+        tuned(graph, split())
 
 
 class Halved(nn.Module):
@@ -230,25 +247,25 @@ def test_a_compacted_graph_learns_and_is_exported(tmp_path: Path) -> None:
     assert isinstance(result.module, torch.fx.GraphModule)
     module, data = result.trainable(), split()
     before = state(module)
-    tuned = recover(module, data, spec=SPEC, options=OPTIONS, seed=0)
+    found = tuned(module, data)
     assert state(module) == before
-    assert loss(tuned, split(seed=9)) < 0.7 * loss(module, split(seed=9))
-    assert not torch.equal(tuned.get_buffer("norm.running_mean"), module.get_buffer("norm.running_mean"))
-    assert state(recover(module, data, spec=SPEC, options=OPTIONS, seed=0)) == state(tuned)
-    report = export_onnx(tuned, {"image": fed(data)[:4]}, tmp_path / "model.onnx", spec=SPEC, check_inputs=data.inputs)
+    assert loss(found, split(seed=9)) < 0.7 * loss(module, split(seed=9))
+    assert not torch.equal(found.get_buffer("norm.running_mean"), module.get_buffer("norm.running_mean"))
+    assert state(tuned(module, data)) == state(found)
+    report = export_onnx(found, {"image": fed(data)[:4]}, tmp_path / "model.onnx", spec=SPEC, check_inputs=data.inputs)
     assert report.parameters < sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_divergence_is_said() -> None:
     options = OPTIONS.model_copy(update={"learning_rate": 1e38})
     with pytest.raises(StageError, match="not finite at step"):
-        recover(net(), split(), spec=SPEC, options=options, seed=0)
+        tuned(net(), split(), options=options)
 
 
 def test_another_number_of_classes_is_said() -> None:
     spec = ModelSpec(task="multiclass-classification", inputs=SPEC.inputs, classes=("a", "b", "c"))
     with pytest.raises(StageError, match=r"\[rows, 3\]"):
-        recover(net(), split(), spec=spec, options=OPTIONS, seed=0)
+        tuned(net(), split(), spec=spec)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +280,7 @@ def test_another_number_of_classes_is_said() -> None:
 )  # fmt: skip
 def test_a_split_that_does_not_fit_is_refused(change: Any, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        recover(net(), change(split()), spec=SPEC, options=OPTIONS, seed=0)
+        tuned(net(), change(split()))
 
 
 def test_torch_gets_its_state_back() -> None:
@@ -282,5 +299,5 @@ def test_torch_gets_its_state_back() -> None:
 
 def test_torch_gets_its_state_back_after_an_error() -> None:
     with pytest.raises(StageError):
-        recover(nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), split(), spec=SPEC, options=OPTIONS, seed=0)
+        tuned(nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), split())
     assert not torch.are_deterministic_algorithms_enabled()
