@@ -327,9 +327,7 @@ def _class_labels(targets: Any) -> Tensor:
     raise DataError(f"prune: targets are {shown}; they must be labels, integers [rows], or give loss and outcome")
 
 
-def _identity(
-    dense: nn.Module, problem: Problem, options: Prune, means: Means, seed: int, measured: Measured
-) -> str:
+def _identity(dense: nn.Module, problem: Problem, options: Prune, means: Means, seed: int, measured: Measured) -> str:
     """Return a digest of everything that the weights at the end depend on, as far as it can be seen before."""
     total = hashlib.sha256()
     for name, tensor in dense.state_dict().items():

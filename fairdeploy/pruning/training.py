@@ -264,7 +264,7 @@ class _Run:
         loss = losses.mean()
         if int(processes.summed((~torch.isfinite(loss)).long())):
             raise StageError(
-                f"{self._schedule.station}: the loss is {float(loss):g} at {where}; lower the "
+                f"{self._schedule.station}: the loss is {float(loss.detach()):g} at {where}; lower the "
                 "learning rate, or mend the loss or the rows of that batch"
             )
         self._optimiser.zero_grad()
@@ -334,4 +334,3 @@ def _is_half(part: Any) -> bool:
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
