@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
 from fairdeploy.compaction import ChannelGroup, Member, apply_masks
 from fairdeploy.compaction.bake import baked
 from fairdeploy.compaction.precision import double
+from fairdeploy.errors import StageError
 
 _SAME = 1e-9
 
@@ -37,6 +40,11 @@ class Gated(nn.Module):
     ----------
     gates : dict of str to Tensor [size]
         One for each channel; ones at first. Set them before a call; gradients flow to what they were made from.
+
+    Raises
+    ------
+    StageError
+        If what a gate multiplies is computed from other parameters (weight norm); says which.
     """
 
     def __init__(
@@ -46,20 +54,29 @@ class Gated(nn.Module):
         self.model = model
         self.gates = {group.name: torch.ones(group.size) for group in groups if group.name in closing}
         self._closing = closing
+        named = list(model.named_parameters(remove_duplicate=False))
+        first = {id(parameter): name for name, parameter in reversed(named)}
+        self._tied = {name: first[id(parameter)] for name, parameter in named}
+        for member in (member for members in closing.values() for member in members):
+            if member.parameter not in self._tied:
+                raise StageError(
+                    f"gates: {member.parameter} is computed from other parameters, so no gate can multiply it; make it "
+                    "a plain one first (torch.nn.utils.parametrize.remove_parametrizations, or remove_weight_norm)"
+                )
 
     def forward(self, *inputs: Tensor) -> Any:
         """Return the network's outputs under `gates`."""
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))
-        return functional_call(self.model, self._under(parameters, self.gates), inputs)
+        parameters = dict(self.model.named_parameters())
+        return functional_call(self.model, self._under(parameters, self.gates), inputs, tie_weights=False)
 
     def apart(self, parameters: Mapping[str, Tensor], gates: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> Any:
         """Return the outputs for other parameters and gates; running statistics stay as they are."""
         buffers = {name: tensor.clone() for name, tensor in self.model.named_buffers()}
-        return functional_call(self.model, {**buffers, **self._under(parameters, gates)}, inputs)
+        return functional_call(self.model, {**buffers, **self._under(parameters, gates)}, inputs, tie_weights=False)
 
     def _under(self, parameters: Mapping[str, Tensor], gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the parameters, multiplied by gates where gates close channels."""
-        gated = dict(parameters)
+        """Return the parameters under all their names, multiplied by gates where gates close channels."""
+        gated = {name: parameters[first] for name, first in self._tied.items()}
         for name, members in self._closing.items():
             for member in members:
                 tensor = gated[member.parameter]
@@ -72,8 +89,9 @@ def closing_members(
 ) -> dict[str, tuple[Member, ...]]:
     """Return for each prunable group the fewest members whose zeros close its channels.
 
-    Found by trial in float64: a member is left out if half of the channels, zero in the others alone, still leave the
-    outputs that zeros in all members give. What produces channels is left out first, so what reads them is multiplied.
+    Found by trial in float64: a member is left out if each half of the channels, zero in the others alone, still leaves
+    the outputs that zeros in all members give. What produces channels is left out first, so what reads them is
+    multiplied.
 
     Parameters
     ----------
@@ -93,17 +111,23 @@ def closing_members(
 
 
 def _fewest(network: nn.Module, group: ChannelGroup, inputs: tuple[Tensor, ...]) -> tuple[Member, ...]:
-    half = np.arange(group.size) % 2 == 0
-    gate = torch.from_numpy(half.astype(np.float64))
-    wanted = _first(apply_masks(network, [group], {group.name: half})(*inputs))
+    halves = [np.arange(group.size) % 2 == odd for odd in (0, 1)]
+    wanted = [_tensors(apply_masks(network, [group], {group.name: half})(*inputs)) for half in halves]
     needed = list(group.members)
     for member in sorted(group.members, key=lambda one: one.dim):
         others = [one for one in needed if one is not member]
         gated = Gated(network, [group], {group.name: others})
-        gated.gates[group.name] = gate
-        if torch.allclose(_first(gated(*inputs)), wanted, rtol=_SAME, atol=_SAME * float(wanted.abs().max())):
+        if all(_gives(gated, group.name, *trial, inputs) for trial in zip(halves, wanted, strict=True)):
             needed = others
     return tuple(needed)
+
+
+def _gives(gated: Gated, group: str, mask: NDArray[np.bool_], wanted: list[Tensor], inputs: tuple[Tensor, ...]) -> bool:
+    gated.gates[group] = torch.from_numpy(mask.astype(np.float64))
+    return all(
+        torch.allclose(one, other, rtol=_SAME, atol=_SAME * float(other.abs().max()))
+        for one, other in zip(_tensors(gated(*inputs)), wanted, strict=True)
+    )
 
 
 def _factor(member: Member, tensor: Tensor, gate: Tensor) -> Tensor:
@@ -118,6 +142,5 @@ def _factor(member: Member, tensor: Tensor, gate: Tensor) -> Tensor:
     return by_output.reshape(tensor.shape[0], -1, *(1 for _ in tensor.shape[2:]))
 
 
-def _first(outputs: Any) -> Tensor:
-    first: Tensor = outputs[0] if isinstance(outputs, tuple | list) else outputs
-    return first
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [part for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor)]
