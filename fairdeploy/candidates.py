@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 CHECK_ROWS = 64
 DECISIONS, MASKS, MEASURED, WEIGHTS = "decisions.json", "masks.json", "measured.json", "weights.safetensors"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, MULTIPLIERS = "checkpoints", "multipliers.json"
 LEARNED = ("train", "prune")
 Masks = dict[str, NDArray[np.bool_]]
 
@@ -323,7 +323,7 @@ class Networks:
         compact = self.compact(level)
 
         def produce(out: Path, stations: Stations) -> None:
-            tuned = stations.recover(self._tunable(level), level, self.source)
+            tuned = stations.recover(self._tunable(level), level, self.source, self._multipliers(level))
             _write_training(out, tuned, f"recover[{level.name}]")
 
         return self._train("recover", produce, of=level.name, compact=compact.digest, **self._learning())
@@ -386,6 +386,11 @@ class Networks:
         trained = self.prune().folder / level.name
         return self._with_weights(self.source, trained) if (trained / WEIGHTS).exists() else self.source
 
+    def _multipliers(self, level: Budget) -> NDArray[np.float64] | None:
+        """Return what pruning settled on for a level's constraints; None where it did not train."""
+        file = self.prune().folder / level.name / MULTIPLIERS
+        return np.array(json.loads(file.read_text())) if file.exists() else None
+
     def _compacted(self, level: Budget) -> CompactModel:
         if level not in self._compact:
             from fairdeploy.compaction import compact
@@ -436,6 +441,7 @@ def _write_training(folder: Path, trained: Pruned | Trained, station: str, *, we
     if trained.fair is not None:
         said = [entry.model_dump(mode="json") for entry in trained.fair.decisions(station)]
         (folder / DECISIONS).write_text(json.dumps(said, indent=1))
+        (folder / MULTIPLIERS).write_text(json.dumps(trained.fair.settled().tolist()))
 
 
 def _version(package: str) -> str:

@@ -232,7 +232,8 @@ def prune(
     found = []
     for level, pruned in zip(levels, stations.prune(source, levels, **rounding), strict=True):
         model = compact(pruned.module, inputs, pruned.masks)
-        tuned = stations.recover(model.trainable(), level, source)
+        start = None if pruned.fair is None else pruned.fair.settled()
+        tuned = stations.recover(model.trainable(), level, source, start)
         model.trainable().load_state_dict(tuned.module.state_dict())
         decisions = (*said, *_said(f"prune[{level.name}]", pruned.fair), *_said(f"recover[{level.name}]", tuned.fair))
         found.append((level, model, measure(tuned.module, problem, limits, dense), decisions))

@@ -102,6 +102,12 @@ class FairTraining:
             pressing = " and ".join(map(str, self.multipliers.saturated))
             self.noticed = step, f"{pressing} cannot press harder: {self._obstacle()}"
 
+    def settled(self) -> NDArray[np.float64]:
+        """Return the multipliers [violations] on average over the second half of the looks."""
+        late = [one.multipliers for one in self.rounds[len(self.rounds) // 2 :]]
+        settled: NDArray[np.float64] = np.mean(late, axis=0) if late else self.multipliers.values.copy()
+        return settled
+
     def violated(self) -> tuple[Constraint, ...]:
         """Return the constraints that the last look found violated; before any look, the dense network's."""
         return tuple(one for one in self.constraints if one.worst(self.rates) > one.limit)

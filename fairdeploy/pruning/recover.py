@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from fairdeploy.compaction.bake import private_copy
@@ -34,13 +36,14 @@ def recover(
     seed: int,
     limits: Constraints | None = None,
     reference: nn.Module | None = None,
+    start: NDArray[np.float64] | None = None,
     distillation: Distillation | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Trained:
     """Fine-tune a copy of a network on the recover stream; the same bytes for the same seed.
 
-    Its batch norms are counted anew before, since its channels have changed, and after, over whole epochs' batches.
+    Its batch norms are counted anew before, since its channels have changed.
 
     Parameters
     ----------
@@ -54,6 +57,8 @@ def recover(
         Weigh the rows; need a reference.
     reference : Module, optional
         The dense network, which drops are counted from.
+    start : array [violations], optional
+        Multipliers to begin with: those of a run that did not learn the rows on which violations are counted.
     distillation : Distillation, optional
     checkpoint : Checkpoint, optional
     progress : callable, optional
@@ -73,7 +78,7 @@ def recover(
     device = schedule.means.device
     fair = None
     if limits is not None and reference is not None:
-        fair = FairTraining(limits, problem, on_device(reference, device))
+        fair = FairTraining(limits, problem, on_device(reference, device), start)
     tuned = private_copy(module).to(device)
     reestimate(tuned, problem.recover)
     fit(

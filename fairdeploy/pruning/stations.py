@@ -75,8 +75,14 @@ class Stations:
         for found in pruner.prune(source, self.example_inputs, budgets=levels, problem=self.problem, seed=self.seed):
             yield Pruned({name: _of_the_first(mask) for name, mask in found.masks.items()}, found.module, found.fair)
 
-    def recover(self, module: nn.Module, level: Budget, source: nn.Module) -> Trained:
-        """Fine-tune a compacted network, with the source as its teacher where it was made fair."""
+    def recover(
+        self, module: nn.Module, level: Budget, source: nn.Module, start: NDArray[np.float64] | None
+    ) -> Trained:
+        """Fine-tune a compacted network, with the source as its teacher where it was made fair.
+
+        `start` are the multipliers that pruning settled on while it did not learn the prune split; None where it did
+        not train.
+        """
         options = self.options
         taught = options.has_teacher and options.recover.distillation > 0
         schedule = self._schedule(f"recover {level.name}")
@@ -87,6 +93,7 @@ class Stations:
             seed=self.seed,
             limits=options.constraints,
             reference=self.dense,
+            start=start,
             distillation=Distillation(source, options.recover.distillation) if taught else None,
             **self._watched(schedule),
         )
