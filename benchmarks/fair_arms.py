@@ -42,7 +42,7 @@ LOOK = 512
 DENSE = Schedule(7, 4e-3, station="dense")
 TUNED = 7  # epochs of the control's and the teacher's training
 RATE = 1.2e-2  # of pruned networks
-SEARCH = Schedule(2, 4e-3, station="prune")
+SEARCH = Schedule(1, 4e-3, station="prune")
 SHARE = 0.5  # of the distance from the teacher in the loss
 LIMIT = 0.02
 
@@ -109,10 +109,10 @@ class Arm:
         The split on which violations are counted.
     distilled : bool
         From the source.
-    fewer : float
-        Of the parameters that the magnitude arm keeps at this budget, the share that may stay.
     rolled_back : bool
         Whether weights go back to the source's once channels are chosen.
+    carried : bool
+        Whether fine-tuning goes on from the multipliers that pruning settled on.
     """
 
     name: str
@@ -123,8 +123,8 @@ class Arm:
     limits: Constraints | None = None
     watched: Literal["prune", "train"] = "prune"
     distilled: bool = True
-    fewer: float = 1.0
     rolled_back: bool = False
+    carried: bool = True
 
 
 def limits_of(task: Task, limit: float = LIMIT) -> Constraints:
@@ -148,7 +148,6 @@ def arms(task: Task) -> dict[str, Arm]:
             limits=Constraints(excess_drop=0.01),
         ),
         Arm("bilevel", limits=fair),
-        Arm("bilevel, fewer parameters", limits=fair, fewer=0.6),
     ]  # fmt: skip
     return {arm.name: arm for arm in found}
 
@@ -162,6 +161,7 @@ def ablations(task: Task) -> dict[str, Arm]:
         replace(whole, name="bilevel, no multipliers", limits=None),
         replace(whole, name="bilevel, no distillation", distilled=False),
         replace(whole, name="bilevel, rolled back", rolled_back=True),
+        replace(whole, name="bilevel, multipliers not carried", carried=False),
         replace(whole, name="bilevel, train split watched", watched="train"),
     ]
     return {arm.name: arm for arm in found}
@@ -231,19 +231,22 @@ class Run:
             return recover(dense, problem, schedule, seed=self.seed).module
         return fair_teacher(dense, problem, limits_of(self.task), schedule, seed=self.seed).module
 
-    def pruned(self, arm: Arm, source: nn.Module, budget: Budget) -> CompactModel:
-        """Choose channels and remove them."""
+    def pruned(self, arm: Arm, source: nn.Module, budget: Budget) -> tuple[CompactModel, Any]:
+        """Choose channels and remove them; and return the multipliers that a method settled on meanwhile."""
         pruner: Pruner = ByScore(arm.method, round_to=1) if arm.method != "bilevel" else self.bilevel(arm)
         (found,) = pruner.prune(
             source, (self.example,), budgets=[budget], problem=self.problem(arm), seed=self.seed
         )
-        return compact(source if arm.rolled_back else found.module, (self.example,), found.masks)
+        start = found.fair.settled() if found.fair is not None and arm.carried else None
+        return compact(source if arm.rolled_back else found.module, (self.example,), found.masks), start
 
     def bilevel(self, arm: Arm) -> Bilevel:
         """Return the bilevel method as an arm uses it."""
         return Bilevel(SEARCH, limits=arm.limits, distillation=SHARE if arm.distilled else 0.0, round_to=1)
 
-    def tuned(self, arm: Arm, network: nn.Module, source: nn.Module, dense: nn.Module, epochs: int) -> Trained:
+    def tuned(
+        self, arm: Arm, network: nn.Module, source: nn.Module, dense: nn.Module, epochs: int, start: Any
+    ) -> Trained:
         """Fine-tune what is left."""
         return recover(
             network,
@@ -252,6 +255,7 @@ class Run:
             seed=self.seed,
             limits=arm.limits,
             reference=dense,
+            start=start,
             distillation=Distillation(source, SHARE) if arm.distilled else None,
         )
 

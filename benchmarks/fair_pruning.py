@@ -41,7 +41,6 @@ PAIRS = (
     ("bilevel", "magnitude"),
     ("bilevel", "control"),
     ("bilevel", "strong control"),
-    ("bilevel, fewer parameters", "strong control"),
 )
 
 
@@ -126,10 +125,10 @@ def go(run: Run, chosen: list[Arm], levels: list[float], schedules: list[int], s
             if not wanted:
                 continue
             source, source_s = sources.get(arm.source)
-            budget = Budget(macs=keep) if arm.method != "bilevel" else limited(run, keep, arm.fewer)
-            compacted, prune_s = timed(run.pruned, arm, source, budget)
+            budget = Budget(macs=keep) if arm.method != "bilevel" else limited(run, keep)
+            (compacted, start), prune_s = timed(run.pruned, arm, source, budget)
             for epochs in wanted:
-                trained, tune_s = timed(run.tuned, arm, compacted.trainable(), source, dense, epochs)
+                trained, tune_s = timed(run.tuned, arm, compacted.trainable(), source, dense, epochs, start)
                 facts = {"method": arm.name, "keep": keep, "epochs": epochs, "seconds": source_s + prune_s + tune_s}
                 found = row(run, trained.module, said, **facts, stages=[source_s, prune_s, tune_s])
                 found["widths"] = [after for _, after in compacted.removed.values()]
@@ -143,14 +142,14 @@ def go(run: Run, chosen: list[Arm], levels: list[float], schedules: list[int], s
                 store.append([row(run, dense, said, **facts)])
 
 
-def limited(run: Run, keep: float, fewer: float) -> Budget:
+def limited(run: Run, keep: float) -> Budget:
     """Return the budget of a method that moves widths: no more parameters than even widths have, either."""
     network = run.task.build().eval()
     (even,) = ByScore("magnitude", round_to=1).prune(
         network, (run.example,), budgets=[Budget(macs=keep)], problem=None, seed=0
     )
     found = compact(network, (run.example,), even.masks)
-    return Budget(macs=keep, parameters=fewer * found.parameters_after / found.parameters_before)
+    return Budget(macs=keep, parameters=found.parameters_after / found.parameters_before)
 
 
 def told(found: dict[str, Any]) -> str:

@@ -263,7 +263,7 @@ class Constraints(Record):
 class Search(Record):
     """The phase of ``method: bilevel`` in which channels and weights are trained together."""
 
-    epochs: int = Field(default=2, ge=1)
+    epochs: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=4e-3, gt=0)
 
 

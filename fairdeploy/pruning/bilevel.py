@@ -34,7 +34,7 @@ from fairdeploy.pruning.training import Distillation, Progress, Schedule, fit, o
 from fairdeploy.pruning.widths import Widths
 
 LOWER_STEPS = 4  # for each upper one
-LENGTH = 0.03  # of an upper step, in logarithms of widths, where the gradient always says the same
+LENGTH = 0.06  # of an upper step, in logarithms of widths, where the gradient always says the same
 RAMP = 0.6  # of the phase, in which the budget shrinks
 TEMPERATURES = (0.3, 0.05)  # of the gates, at the start and at the end of the ramp
 SMOOTHING = (0.9, 0.95)  # of the upper gradient, and of its square
