@@ -165,12 +165,11 @@ class Networks:
             gated = self._gated(level)
             return apply_masks(gated, channel_groups(gated, self.example_inputs), self._masks(level))
 
-        return self._export(f"pruned {level.name}", self.prune().digest, masked)
+        return self._export(f"pruned {level.name}", digest(self._pruned(level)), masked)
 
     def export_compact(self, level: Budget) -> Kept:
         """Export the network just after its channels were removed, before recovery."""
-        kept = self.compact(level)
-        return self._export(f"compact {level.name}", kept.digest, lambda: self._compacted(level).module)
+        return self._export(f"compact {level.name}", digest(self._pruned(level)), lambda: self._compacted(level).module)
 
     def candidate(self, level: Budget) -> Candidate:
         """Prune, compact, recover and export at one level."""
@@ -279,6 +278,16 @@ class Networks:
             **facts,
         )
 
+    def _pruned(self, level: Budget) -> dict[str, Any]:
+        """Return what a level's network before recovery is keyed by."""
+        taught = self.teach()
+        return {
+            "model": self.identity,
+            "teacher": None if taught is None else taught.digest,
+            "pruned": self.prune().digest,
+            "level": level.limits,
+        }
+
     def _learning(self) -> dict[str, Any]:
         """Return what everything that learns from the train and prune splits is keyed by."""
         options = self.project.prune
@@ -314,19 +323,18 @@ class Networks:
             "compact",
             lambda out: self._compacted(level).record().save(out / "compaction.json"),
             of=level.name,
-            model=self.identity,
-            pruned=self.prune().digest,
+            **self._pruned(level),
         )
 
     def recover(self, level: Budget) -> Kept:
         """Fine-tune the compacted network."""
-        compact = self.compact(level)
+        self.compact(level)
 
         def produce(out: Path, stations: Stations) -> None:
             tuned = stations.recover(self._tunable(level), level, self.source, self._multipliers(level))
             _write_training(out, tuned, f"recover[{level.name}]")
 
-        return self._train("recover", produce, of=level.name, compact=compact.digest, **self._learning())
+        return self._train("recover", produce, of=level.name, **(self._learning() | self._pruned(level)))
 
     def measure(self, level: Budget | None) -> Kept:
         """Count what a candidate, or the dense network, gets right on the prune split, and which limits it misses."""

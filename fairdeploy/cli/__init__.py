@@ -27,6 +27,7 @@ app = cyclopts.App(
 )
 for name, place, what in (
     ("build", "build:build", "Everything: prune to sealed bundle and report, per target."),
+    ("prune", "prune:prune", "Candidates alone: fair teacher, pruning, compaction, fine-tuning."),
     ("compact", "compact:compact", "A network without the channels that carry nothing, and the proof."),
     ("plan", "plan:plan", "What a build would run, and the rows that each gate needs."),
     ("validate", "validate:validate", "Check the configuration, line and column."),

@@ -15,6 +15,8 @@ from torch import Tensor
 from fairdeploy.errors import ConfigError, IntegrityError, StageError
 from fairdeploy.records import write_atomic
 
+EVERY = 100  # steps
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -32,7 +34,7 @@ class Checkpoint:
 
     file: Path
     identity: str
-    every: int = 100
+    every: int = EVERY
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -87,6 +89,6 @@ def nowhere(station: str) -> None:
     """Keep no checkpoint of a training."""
 
 
-def in_folder(folder: Path, identity: str, every: int = 100) -> Checkpoints:
-    """Keep a checkpoint of each training of a run in a folder, each in a file of its own."""
-    return lambda station: Checkpoint(folder / f"{station.replace(' ', '-')}.safetensors", identity, every)
+def in_folder(folder: Path, identity: str, every: int | None = None) -> Checkpoints:
+    """Keep a checkpoint of each training of a run in a folder, each in a file of its own; every `EVERY` by default."""
+    return lambda station: Checkpoint(folder / f"{station.replace(' ', '-')}.safetensors", identity, every or EVERY)
