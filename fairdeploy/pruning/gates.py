@@ -99,15 +99,23 @@ def closing_members(
         In evaluation mode; left as it is.
     groups : iterable of ChannelGroup
     example_inputs : tuple of Tensor [n, ...]
+        Where one is the same everywhere, such as zeros, numbers are drawn instead: it may leave all channels at zero.
     """
     network = double(baked(model).eval())
-    inputs = tuple(part.double() if part.is_floating_point() else part for part in example_inputs)
+    inputs = tuple(_telling(part) if part.is_floating_point() else part for part in example_inputs)
     found = {}
     with torch.no_grad():
         for group in groups:
             if group.prunable:
                 found[group.name] = _fewest(network, group, inputs)
     return found
+
+
+def _telling(example: Tensor) -> Tensor:
+    if example.min() < example.max():
+        return example.double()
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(example.shape, generator=generator, dtype=torch.float64).to(example.device)
 
 
 def _fewest(network: nn.Module, group: ChannelGroup, inputs: tuple[Tensor, ...]) -> tuple[Member, ...]:

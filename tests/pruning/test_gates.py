@@ -155,3 +155,12 @@ def test_a_channel_that_only_a_second_output_reads_is_closed_there() -> None:
     (group,) = (group for group in channel_groups(model, (x,)) if group.prunable)
     (closing,) = closing_members(model, [group], (x,)).values()
     assert {member.parameter for member in closing} >= {"one.weight", "other.weight"}
+
+
+def test_an_example_of_zeros_is_enough() -> None:
+    """Of a network without biases it shows nothing."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Tanh(), nn.Linear(6, 2, bias=False)).eval()
+    groups = channel_groups(model, (torch.zeros(2, 4),))
+    (closing,) = closing_members(model, groups, (torch.zeros(2, 4),)).values()
+    assert [member.parameter for member in closing] == ["2.weight"]
