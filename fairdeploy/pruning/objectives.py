@@ -71,8 +71,8 @@ def custom(loss: Callable[[Any, Any], Tensor], outcome: Callable[[Any, Any], Ten
 
     def distance(outputs: Any, teacher: Any) -> Tensor:
         pairs = zip(pytree.tree_leaves(outputs), pytree.tree_leaves(teacher), strict=True)
-        squares = [(one - other).square().flatten(1).mean(1) for one, other in pairs if isinstance(one, Tensor)]
-        return torch.stack(squares).mean(0)
+        squares = [(one - other).square() for one, other in pairs if isinstance(one, Tensor)]
+        return torch.stack([one.reshape(len(one), -1).mean(1) for one in squares]).mean(0)
 
     return Objective(
         loss=lambda outputs, targets: _each(loss(outputs, targets), "loss"),

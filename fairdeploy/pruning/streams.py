@@ -225,6 +225,8 @@ class LoaderStream:
         return batch
 
     def _levels(self, groups: Any, rows: int, where: str) -> Tensor:
+        if not self._groups:
+            return torch.zeros((0, rows), dtype=torch.int64)
         if isinstance(groups, Tensor):
             if groups.shape != (rows,) or len(self._groups) != 1:
                 raise DataError(
@@ -232,15 +234,14 @@ class LoaderStream:
                     f"{', '.join(self._groups)}: give a mapping from attribute to levels [rows]"
                 )
             groups = {next(iter(self._groups)): groups}
-        if self._groups and not isinstance(groups, Mapping):
+        if not isinstance(groups, Mapping):
             raise DataError(f"{where} has groups {_shown(groups)}; give a mapping from attribute to levels [rows]")
         for name in self._groups:
             if name not in groups or len(groups[name]) != rows:
                 raise DataError(
                     f"{where} does not say the {name} of its {rows} rows; give -1 or '' where it is not known"
                 )
-        found = [_indices(groups[name], levels) for name, levels in self._groups.items()]
-        return torch.stack(found) if found else torch.zeros((0, rows), dtype=torch.int64)
+        return torch.stack([_indices(groups[name], levels) for name, levels in self._groups.items()])
 
 
 class Pooled:
