@@ -188,6 +188,9 @@ class Bilevel:
         closing = closing_members(model, groups, example_inputs)
         scores = l2(Subject(model, groups, problem, seed))
         device = self.schedule.means.device
+        for budget in budgets:  # one out of reach is refused before anything is trained
+            multiple = 1 if callable(self.round_to) else self.round_to
+            round_counts(groups, scores, BudgetUse(budget, costs), round_to=multiple)
         for budget in budgets:
             use = BudgetUse(budget, costs)
             schedule = replace(self.schedule, station=f"{self.schedule.station} {budget.name}")
