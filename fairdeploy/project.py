@@ -345,6 +345,15 @@ class Project(Record):
         _ = self.spec
         return self
 
+    @model_validator(mode="after")
+    def _constrained_groups_are_declared(self) -> Project:
+        if self.prune.constraints is not None:
+            try:
+                self.prune.constraints.of(self.groups.attributes)
+            except StageError as error:
+                raise ValueError(str(error)) from None
+        return self
+
 
 def load_project(folder: Path, config: str = CONFIG_NAME) -> tuple[Project, Document]:
     """Read and validate a project's file.

@@ -100,7 +100,7 @@ def state(found: Pruned) -> str:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_channels_that_serve_only_the_few_stay_though_their_norms_are_small(seed: int) -> None:
-    """The best mask: one channel of sixteen for the light group, and as many as there is room for of the dark group's."""
+    """The best mask: a single channel for the light group, and as many as there is room for of the dark group's."""
     dense = rates(Pruned({}, network(1)), 1)
     plain = pruned(ByScore("magnitude", round_to=1), 1)
     found = pruned(Bilevel(SCHEDULE, limits=LIMITS, round_to=1), 1, seed=seed)
