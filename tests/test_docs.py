@@ -18,6 +18,7 @@ EVIDENCE = ROOT / "docs" / "evidence.md"
 GATES = ROOT / "docs" / "gates.md"
 COMPACTION = ROOT / "docs" / "compaction.md"
 FAIR_PRUNING = ROOT / "docs" / "fair-pruning.md"
+OWN_MODEL = ROOT / "docs" / "own-model.md"
 TINY = re.compile(
     r"nothing at all|at most \S+ of the largest output|\de[-+]\d+"
 )  # what is left of float64's rounding differs between machines
@@ -41,7 +42,7 @@ def test_the_document_shows_what_the_command_prints(
     assert blocks.shown(EVIDENCE, command, printed).strip() == printed.strip()
 
 
-@pytest.mark.parametrize("document", [COMPACTION, FAIR_PRUNING], ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", [COMPACTION, FAIR_PRUNING, OWN_MODEL], ids=lambda path: path.stem)
 def test_a_method_is_explained_by_what_runs(
     document: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
