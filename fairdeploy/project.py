@@ -172,6 +172,8 @@ class Recover(Record):
 
     ``sampling: balanced`` draws every group x label cell equally often. ``splits`` are what the pruned network learns
     from. ``distillation`` is the share that the distance from the teacher has in the loss, where there is a teacher.
+    ``concentration`` is how strongly channels are discouraged that one group alone depends on, added to the loss as
+    this many times a penalty in [0, 1]; each step then costs eight more passes.
     ``augment`` names a callable of the user's that takes a batch of raw inputs by name and a `numpy.random.Generator`
     and returns the batch to train on.
     """
@@ -182,6 +184,7 @@ class Recover(Record):
     sampling: Literal["natural", "balanced"] = "natural"
     splits: tuple[Literal["train", "prune"], ...] = ("train",)
     distillation: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    concentration: float = Field(default=0.0, ge=0)
     augment: ImportString | None = None
 
 

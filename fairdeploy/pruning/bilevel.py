@@ -54,6 +54,13 @@ class Allocation:
         Weighs rows in both levels.
     step : float
         The lower level's learning rate in its answer.
+
+    Attributes
+    ----------
+    scale : float
+        Of all widths, to be on the budget.
+    kept : float
+        The share of the dense network's cost that the budget leaves now.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class Allocation:
         self._dense_use = use({})
         self._moments = np.zeros(len(widths.factors)), 0.0
         self._moved = 0
-        self.scale = 1.0
+        self.scale, self.kept = 1.0, 1.0
 
     def before(self, step: int, total: int) -> None:
         """Shrink the budget, move the widths along it, and set the gates."""
@@ -73,6 +80,7 @@ class Allocation:
             return
         done = min(1.0, (step - 1) / (RAMP * total))
         share = 1 + max(0.0, self._dense_use - 1) * (1 - done) ** 3
+        self.kept = share / max(1.0, self._dense_use)
         temperature = TEMPERATURES[0] + (TEMPERATURES[1] - TEMPERATURES[0]) * done
         self.scale = self._widths.scale_of(self._use, share)
         counts = self.counts()
@@ -92,6 +100,7 @@ class Allocation:
             "moments": [self._moments[0].tolist(), self._moments[1]],
             "moved": self._moved,
             "scale": self.scale,
+            "kept": self.kept,
             "gates": {name: gate.tolist() for name, gate in self._gated.gates.items()},
             "batches": [self._above.taken, self._below.taken],
         }
@@ -100,7 +109,7 @@ class Allocation:
         """Go on from `state`."""
         self._widths.factors = np.array(state["factors"])
         self._moments = np.array(state["moments"][0]), state["moments"][1]
-        self.scale, self._moved = state["scale"], state["moved"]
+        self.scale, self._moved, self.kept = state["scale"], state["moved"], state["kept"]
         self._gated.gates = {name: torch.tensor(gate) for name, gate in state["gates"].items()}
         self._above.skip(state["batches"][0])
         self._below.skip(state["batches"][1])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from fairdeploy.compaction import ChannelGroup, Member
+from fairdeploy.compaction import ChannelGroup, Member, channel_groups
 from fairdeploy.errors import StageError
-from fairdeploy.pruning.gates import Gated
+from fairdeploy.pruning.gates import Gated, closing_members
 from fairdeploy.pruning.problem import Batch, Objective
 
 
@@ -92,6 +92,31 @@ class Concentration:
             outputs = self._gated.apart(parameters, {**self._gated.gates, group: gate}, batch.inputs)
             rises.append(self._objective.loss(outputs, batch.targets) - losses)
         return torch.stack(rises)
+
+
+def discouraged(
+    model: nn.Module, like: nn.Module, example_inputs: tuple[Tensor, ...], objective: Objective, strength: float
+) -> Callable[[Batch, Tensor], Tensor]:
+    """Return what is added to the loss of a network in training: `strength` times its `Concentration`.
+
+    Parameters
+    ----------
+    model : Module
+        On the device that it is trained on.
+    like : Module
+        The same network where the example inputs are; its channels are found there.
+    example_inputs : tuple of Tensor
+    objective : Objective
+    strength : float
+
+    Raises
+    ------
+    StageError
+        If there are no channels.
+    """
+    groups = channel_groups(like, example_inputs)
+    alone = Concentration(model, groups, closing_members(like, groups, example_inputs), objective)
+    return lambda batch, losses: strength * alone.penalty(batch, losses)
 
 
 def _concentration(rises: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fairdeploy.bundle import LogEntry
+from fairdeploy.bundle import ConstraintCourse, LogEntry, TrainingCourse
 from fairdeploy.project import Constraints
 from fairdeploy.pruning.cells import Grouping, Rates, tally
 from fairdeploy.pruning.constraints import Constraint, conflict, constraints_of
@@ -33,11 +33,17 @@ class Round:
         The share of each cell predicted right.
     multipliers : array [violations]
         After they moved.
+    loss : float, optional
+        Of the batch trained on just before.
+    kept : float, optional
+        The share of the dense network's cost that was left, where a training removes some.
     """
 
     step: int
     rates: Rates
     multipliers: NDArray[np.float64]
+    loss: float | None = None
+    kept: float | None = None
 
 
 class FairTraining:
@@ -93,11 +99,11 @@ class FairTraining:
             self.cells.of(self._grouping.batch(batch)), torch.from_numpy(self.multipliers.pressure()), batch.labels
         )
 
-    def look(self, module: nn.Module, step: int) -> None:
+    def look(self, module: nn.Module, step: int, *, loss: float | None = None, kept: float | None = None) -> None:
         """Count the violations of the network as it is, move the multipliers, and notice limits out of reach."""
         _, rates = tally(module, self._problem)
         self.multipliers.step(rates)
-        self.rounds.append(Round(step, rates, self.multipliers.values.copy()))
+        self.rounds.append(Round(step, rates, self.multipliers.values.copy(), loss, kept))
         if self.noticed is None and self.multipliers.saturated:
             pressing = " and ".join(map(str, self.multipliers.saturated))
             self.noticed = step, f"{pressing} cannot press harder: {self._obstacle()}"
@@ -144,18 +150,46 @@ class FairTraining:
             said.append(("the best trade-off found is kept", self._obstacle()))
         return tuple(LogEntry(station=station, decision=decision, reason=reason) for decision, reason in said)
 
+    def course(self, station: str) -> TrainingCourse | None:
+        """Return how the training went, look by look; None where none was trained."""
+        losses = tuple(one.loss for one in self.rounds if one.loss is not None)
+        if not losses:
+            return None
+        parts = [self.multipliers.split(one.multipliers) for one in self.rounds]
+        courses = (
+            ConstraintCourse(
+                name=one.name,
+                quantity=one.quantity,
+                limit=one.limit,
+                values=tuple(one.worst(found.rates) for found in self.rounds),
+                multipliers=tuple(float(part[place].max()) for part in parts),
+            )
+            for place, one in enumerate(self.constraints)
+        )
+        return TrainingCourse(
+            station=station,
+            steps=tuple(one.step for one in self.rounds),
+            losses=losses,
+            constraints=tuple(courses),
+            kept=tuple(one.kept for one in self.rounds if one.kept is not None),
+        )
+
     def state(self) -> dict[str, Any]:
         """Return where the run stands, as JSON."""
         return {
             "multipliers": self.multipliers.state(),
-            "rounds": [[one.step, one.rates.tolist(), one.multipliers.tolist()] for one in self.rounds],
+            "rounds": [
+                [one.step, one.rates.tolist(), one.multipliers.tolist(), one.loss, one.kept] for one in self.rounds
+            ],
             "noticed": self.noticed,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.multipliers.restore(state["multipliers"])
-        self.rounds = [Round(step, np.array(rates), np.array(values)) for step, rates, values in state["rounds"]]
+        self.rounds = [
+            Round(step, np.array(rates), np.array(values), *more) for step, rates, values, *more in state["rounds"]
+        ]
         self.noticed = None if state["noticed"] is None else (state["noticed"][0], state["noticed"][1])
 
     def _never(self) -> str | None:

@@ -71,7 +71,11 @@ class Multipliers:
 
     def by_constraint(self) -> list[NDArray[np.float64]]:
         """Return the multipliers of each constraint."""
-        return np.split(self.values, np.cumsum([len(one.slopes()) for one in self.constraints])[:-1])
+        return self.split(self.values)
+
+    def split(self, values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """Return what there is for each violation [violations] constraint by constraint."""
+        return np.split(values, np.cumsum([len(one.slopes()) for one in self.constraints])[:-1])
 
     def state(self) -> dict[str, Any]:
         """Return them as JSON."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from fairdeploy.compaction.bake import private_copy
 from fairdeploy.compaction.training import is_trainable
@@ -15,6 +15,7 @@ from fairdeploy.errors import StageError
 from fairdeploy.project import Constraints
 from fairdeploy.pruning.batch_norm import reestimate
 from fairdeploy.pruning.checkpoint import Checkpoint
+from fairdeploy.pruning.concentration import discouraged
 from fairdeploy.pruning.fair import FairTraining
 from fairdeploy.pruning.problem import Problem
 from fairdeploy.pruning.training import Distillation, Progress, Schedule, fit, on_device
@@ -38,6 +39,8 @@ def recover(
     reference: nn.Module | None = None,
     start: NDArray[np.float64] | None = None,
     distillation: Distillation | None = None,
+    concentration: float = 0.0,
+    example_inputs: tuple[Tensor, ...] = (),
     checkpoint: Checkpoint | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Trained:
@@ -60,6 +63,10 @@ def recover(
     start : array [violations], optional
         Multipliers to begin with: those of a run that did not learn the rows on which violations are counted.
     distillation : Distillation, optional
+    concentration : float
+        How strongly channels that one group alone depends on are discouraged (`discouraged`).
+    example_inputs : tuple of Tensor
+        By which the network's channels are found, where any are discouraged.
     checkpoint : Checkpoint, optional
     progress : callable, optional
 
@@ -81,6 +88,7 @@ def recover(
         fair = FairTraining(limits, problem, on_device(reference, device), start)
     tuned = private_copy(module).to(device)
     reestimate(tuned, problem.recover)
+    penalty = discouraged(tuned, module, example_inputs, problem.objective, concentration) if concentration else None
     fit(
         tuned,
         problem.recover,
@@ -89,6 +97,7 @@ def recover(
         seed=seed,
         fair=fair,
         distillation=distillation,
+        penalty=penalty,
         checkpoint=checkpoint,
         progress=progress,
     )

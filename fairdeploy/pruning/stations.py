@@ -95,6 +95,8 @@ class Stations:
             reference=self.dense,
             start=start,
             distillation=Distillation(source, options.recover.distillation) if taught else None,
+            concentration=options.recover.concentration,
+            example_inputs=self.example_inputs,
             **self._watched(schedule),
         )
 

@@ -23,6 +23,7 @@ from fairdeploy.pruning.fair import FairTraining
 from fairdeploy.pruning.problem import Batch, Objective, Stream
 
 LOOKS = 2  # at the constraints, in an epoch
+Penalty = Callable[[Batch, Tensor], Tensor]
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -37,6 +38,11 @@ class Distillation:
 
 class Upper(Protocol):
     """An upper level that moves while weights are trained."""
+
+    @property
+    def kept(self) -> float:
+        """The share of the dense network's cost that is left."""
+        ...
 
     def before(self, step: int, total: int) -> None:
         """Move, before a step of the weights."""
@@ -143,6 +149,7 @@ def fit(
     fair: FairTraining | None = None,
     distillation: Distillation | None = None,
     upper: Upper | None = None,
+    penalty: Penalty | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
@@ -164,6 +171,8 @@ def fit(
     distillation : Distillation, optional
     upper : Upper, optional
         Moves before every step.
+    penalty : callable, optional
+        Adds to the loss, given a batch and the loss of each of its rows [n] before anything weighs them.
     checkpoint : Checkpoint, optional
         Where the run is kept every so many steps, and taken up again.
     progress : callable, optional
@@ -183,7 +192,7 @@ def fit(
             "as many rows, as torch's DistributedSampler does"
         )
     with set_deterministic(seed, schedule.means.threads):
-        run = _Run(module, objective, schedule, total, fair, distillation, upper)
+        run = _Run(module, objective, schedule, total, fair, distillation, upper, penalty)
         done = run.resume(checkpoint)
         look_every = max(1, stream.steps // LOOKS)
         for epoch in range(schedule.epochs):
@@ -199,7 +208,7 @@ def fit(
                 loss = run.step(batch, step, f"step {step} (batch {place + 1} of epoch {epoch + 1})")
                 if fair is not None and (step % look_every == 0 or step == total):
                     processes.share_buffers(module)
-                    fair.look(module, step)
+                    fair.look(module, step, loss=loss, kept=None if upper is None else upper.kept)
                     module.train()
                 if checkpoint is not None and checkpoint.due(step, total):
                     run.keep(checkpoint, step)
@@ -230,7 +239,9 @@ class _Run:
         fair: FairTraining | None,
         distillation: Distillation | None,
         upper: Upper | None,
+        penalty: Penalty | None,
     ) -> None:
+        self._penalty = penalty
         self._module, self._objective, self._schedule, self._fair = module.train(), objective, schedule, fair
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not parameters:
@@ -257,11 +268,12 @@ class _Run:
                 f"{self._schedule.station}: the loss gives {list(losses.shape)} for {len(batch)} rows; it must give "
                 "one value for each row"
             )
+        added = None if self._penalty is None else self._penalty(batch, losses)
         if self._teacher is not None:
             losses = (1 - self._share) * losses + self._share * self._distance(outputs, batch)
         if self._fair is not None:
             losses = losses * self._fair.weights(batch).to(losses)
-        loss = losses.mean()
+        loss = losses.mean() if added is None else losses.mean() + added
         if int(processes.summed((~torch.isfinite(loss)).long())):
             raise StageError(
                 f"{self._schedule.station}: the loss is {float(loss.detach()):g} at {where}; lower the "
