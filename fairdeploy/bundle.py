@@ -147,6 +147,17 @@ class ContributionsRecord(Record):
     groups: tuple[GroupService, ...]
 
 
+class ServesRecord(Record):
+    """Which channels serve whom before pruning, and in the network that was chosen.
+
+    `after` has the numbers that channels have before; a group is missing there whose channels could not be followed.
+    It is None where none could.
+    """
+
+    before: ContributionsRecord
+    after: ContributionsRecord | None
+
+
 class ConstraintCourse(Record):
     """One constraint over a training: its worst value and its largest multiplier at each look."""
 
@@ -192,7 +203,8 @@ class BuildRecord(Record):
     `attempts` counts the builds that were judged on this very evaluate split in this project's folder, `gate_sets`
     the different sets of gates that they were judged under; each look ends the decision log. `across` is the verdict
     over all targets under `across_gates`, where the project asks for one. `inputs` are the digests of all that went
-    in: the user's code and weights, the configuration, and each split.
+    in: the user's code and weights, the configuration, and each split. `courses` are those of the trainings under
+    constraints that the chosen network went through, `serves` where the project asks for it.
     """
 
     schema_version: Literal[1] = 1
@@ -205,6 +217,8 @@ class BuildRecord(Record):
     data_note: str
     candidates: tuple[CandidateRecord, ...]
     compaction: CompactionRecord | None
+    courses: tuple[TrainingCourse, ...] = ()
+    serves: ServesRecord | None = None
     export_max_difference: float | None
     dense_size_bytes: int
     compact_size_bytes: int

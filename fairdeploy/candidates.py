@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy import __version__, backends
-from fairdeploy.bundle import CompactionRecord, LogEntry
+from fairdeploy.bundle import CompactionRecord, LogEntry, ServesRecord, TrainingCourse
 from fairdeploy.data import StoredSplit
 from fairdeploy.devices.together import Timed, circumstances
 from fairdeploy.errors import ConfigError, MissingExtra
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 CHECK_ROWS = 64
 DECISIONS, MASKS, MEASURED, WEIGHTS = "decisions.json", "masks.json", "measured.json", "weights.safetensors"
-CHECKPOINTS, MULTIPLIERS = "checkpoints", "multipliers.json"
+CHECKPOINTS, COURSE, MULTIPLIERS, SERVES = "checkpoints", "course.json", "multipliers.json", "serves.json"
 LEARNED = ("train", "prune")
 Masks = dict[str, NDArray[np.bool_]]
 
@@ -61,6 +61,8 @@ class Candidate:
     export : ExportReport
     decisions : tuple of LogEntry
         What was decided on its way.
+    courses : tuple of TrainingCourse
+        How the trainings under constraints went on its way.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Candidate:
     compaction: CompactionRecord | None
     export: ExportReport
     decisions: tuple[LogEntry, ...] = ()
+    courses: tuple[TrainingCourse, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -180,13 +183,21 @@ class Networks:
         )
         record = CompactionRecord.load(compact.folder / "compaction.json")
         found = self._candidate(level.name, level, kept, record.macs_after, record)
-        return replace(found, decisions=self.decisions(level))
+        courses = (place / COURSE for place in self._places(level))
+        return replace(
+            found,
+            decisions=self.decisions(level),
+            courses=tuple(TrainingCourse.load(file) for file in courses if file.exists()),
+        )
 
     def decisions(self, level: Budget) -> tuple[LogEntry, ...]:
         """Return what was decided on the way to a level."""
+        return tuple(entry for place in self._places(level) for entry in _read_decisions(place))
+
+    def _places(self, level: Budget) -> list[Path]:
+        """Return the folders that the trainings on the way to a level left, in their order."""
         taught, recovered = self.teach(), self.recover(level)
-        places = [*([] if taught is None else [taught.folder]), self.prune().folder / level.name, recovered.folder]
-        return tuple(entry for place in places for entry in _read_decisions(place))
+        return [*([] if taught is None else [taught.folder]), self.prune().folder / level.name, recovered.folder]
 
     def unpruned(self) -> Candidate:
         """Return the dense network as the only candidate, for ``prune: {method: none}``."""
@@ -357,6 +368,24 @@ class Networks:
             **self._learning(),
         )
 
+    def serves(self, level: Budget | None) -> ServesRecord | None:
+        """Find which channels serve whom, before pruning and in a candidate; None unless the project asks for it."""
+        if level is None or not self.project.prune.serves:
+            return None
+        recovered = self.recover(level)
+
+        def produce(out: Path) -> None:
+            from fairdeploy.pruning.determinism import set_deterministic
+            from fairdeploy.pruning.serves import serves
+
+            after = self._with_weights(self._tunable(level), recovered.folder)
+            with set_deterministic(self.project.seed):
+                found = serves(self.source, after, self._masks(level), self.example_inputs, self.problem)
+            found.save(out / SERVES)
+
+        kept = self.store.run("serves", produce, of=level.name, recovered=recovered.digest, **self._learning())
+        return ServesRecord.load(kept.folder / SERVES)
+
     def _train(self, station: str, produce: Callable[[Path, Stations], None], of: str, **parts: Any) -> Kept:
         """Run a station that trains; one that was killed goes on from its last checkpoint."""
         identity = digest({"station": station, "of": of, "parts": parts})
@@ -449,6 +478,8 @@ def _write_training(folder: Path, trained: Pruned | Trained, station: str, *, we
     if trained.fair is not None:
         said = [entry.model_dump(mode="json") for entry in trained.fair.decisions(station)]
         (folder / DECISIONS).write_text(json.dumps(said, indent=1))
+        if (course := trained.fair.course(station)) is not None:
+            course.save(folder / COURSE)
         (folder / MULTIPLIERS).write_text(json.dumps(trained.fair.settled().tolist()))
 
 

@@ -203,7 +203,13 @@ def _walk(line: Line, targets: list[tuple[TargetUsed, Gates]]) -> list[tuple[str
     if not all([go(step) for step in steps]):
         return [*missing, ("the choice and every target", "need what is missing above")]
     ready: list[Deployment] = []
-    if not go(lambda: ready.append(line.deployment(splits, networks, line.choose(splits, networks).candidate))):
+
+    def share() -> None:
+        chosen = line.choose(splits, networks).candidate
+        networks.serves(chosen.level)
+        ready.append(line.deployment(splits, networks, chosen))
+
+    if not go(share):
         return [*missing, ("every target", "needs what is missing above")]
     for used, gates in targets:
         go(lambda used=used, gates=gates: ready[0].run(used.target, gates, None))  # type: ignore[misc]

@@ -107,10 +107,13 @@ def build(
     splits = line.splits()
     networks = line.networks(splits)
     choice = line.choose(splits, networks)
+    serves = networks.serves(choice.candidate.level)
     deployment = line.deployment(splits, networks, choice.candidate)
     outcomes = [deployment.run(used.target, gates, line.devices.get(used.target.id)) for used, gates in targets]
     outcomes = [replace(one, verdict=policy.gate(one.evidence, one.gates)) for one in outcomes]
-    return _seal_build(line, splits, deployment.references, choice, outcomes, policy)
+    record = _record(line, splits, deployment.references, choice, outcomes)
+    record = record.model_copy(update={"serves": serves})
+    return _seal_build(line, record, deployment.references, outcomes, policy)
 
 
 def latest(folder: Path) -> Path:
@@ -119,15 +122,9 @@ def latest(folder: Path) -> Path:
 
 
 def _seal_build(
-    line: Line,
-    splits: dict[str, StoredSplit],
-    references: References,
-    choice: Choice,
-    outcomes: list[Outcome],
-    policy: Policy,
+    line: Line, record: BuildRecord, references: References, outcomes: list[Outcome], policy: Policy
 ) -> Build:
     across = policy.gate_across([one.evidence for one in outcomes])
-    record = _record(line, splits, references, choice, outcomes)
     record = record.model_copy(update={"across_gates": policy.across, "across": across})
     build_id = build_identity(record, {one.target.id: (one.target, one.verdict) for one in outcomes})
     place = line.folder / BUILDS / build_id
@@ -171,6 +168,7 @@ def _record(
         data_note=project.data.note,
         candidates=choice.records,
         compaction=choice.candidate.compaction,
+        courses=choice.candidate.courses,
         export_max_difference=choice.candidate.export.max_difference,
         dense_size_bytes=references.dense.stat().st_size,
         compact_size_bytes=references.compact.stat().st_size,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from fairdeploy.bundle import BuildRecord, CandidateRecord, LayerWidths
 from fairdeploy.report import build_charts
+from fairdeploy.report.service import ServiceView, service_view
+from fairdeploy.report.training import CourseView, course_view
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,16 @@ def layer_widths(layers: Sequence[LayerWidths]) -> Widths:
     height, marks = build_charts.width_bars([(one.before, one.after) for one in layers])
     rows = ((one.group, one.before, one.after, mark) for one, mark in zip(layers, marks, strict=True))
     return Widths(height, tuple(rows))
+
+
+def courses(build: BuildRecord) -> list[CourseView]:
+    """Lay out the trainings under constraints that the chosen network went through."""
+    return [course_view(one) for one in build.courses]
+
+
+def service(build: BuildRecord) -> ServiceView | None:
+    """Lay out which channels serve whom; None where the project did not ask for it."""
+    return None if build.serves is None else service_view(build.serves.before, build.serves.after)
 
 
 def count_tables(build: BuildRecord) -> list[CountTable]:

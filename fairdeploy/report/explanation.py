@@ -25,7 +25,7 @@ from fairdeploy.explain.records import Asked, Flip, Share, Trace
 from fairdeploy.line import STATE
 from fairdeploy.records import write_atomic
 from fairdeploy.report import words
-from fairdeploy.report.html import environment
+from fairdeploy.report.environment import environment
 from fairdeploy.workflow import BUILDS
 
 LEAST_SIDE = 8  # smaller inputs are no pictures

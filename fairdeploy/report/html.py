@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from fairdeploy.bundle import JudgedBundle, load_build
 from fairdeploy.evidence.records import LEVELS
 from fairdeploy.records import write_atomic
 from fairdeploy.report import build_view, circumstances, comparison, glossary, groups, view, words
 from fairdeploy.report.compliance import compliance_views
+from fairdeploy.report.environment import environment
 from fairdeploy.report.measures import measure_tables
 from fairdeploy.report.source import Source
 from fairdeploy.report.tables import waiver_table
@@ -48,6 +47,8 @@ def render_html(source: Source, *, flags: str = "") -> str:
         cells=[(verdict, view.deciding_first(verdict.cells)) for verdict in source.reading_order],
         trade_off=build_view.trade_off(build) if build else None,
         widths=build_view.widths(build) if build else None,
+        courses=build_view.courses(build) if build else [],
+        service=build_view.service(build) if build else None,
         counts=build_view.count_tables(build) if build else [],
         waivers=waiver_table(source),
         compliance=compliance_views(source),
@@ -75,16 +76,3 @@ def write_html(folder: Path, *, flags: str = "") -> Path:
     path = folder / FILE_NAME
     write_atomic(path, render_html(Source(tuple(bundles), build), flags=flags).encode())
     return path
-
-
-def environment() -> Environment:
-    """Return what every page is rendered with: all text escaped, a missing name an error, `words` as ``w``."""
-    made = Environment(
-        loader=PackageLoader("fairdeploy.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.globals["w"] = words
-    return made

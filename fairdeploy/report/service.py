@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fairdeploy.bundle import ChannelService, ContributionsRecord
 from fairdeploy.report import charts, words
-from fairdeploy.report.html import environment
+from fairdeploy.report.environment import environment
 from fairdeploy.report.tables import Table
 
 MOST_CHANNELS = 48
@@ -85,17 +85,15 @@ def service_view(before: ContributionsRecord, after: ContributionsRecord | None 
     before : ContributionsRecord
         Of the dense network.
     after : ContributionsRecord, optional
-        Of the pruned one, with the numbers that its channels have in the dense one.
+        Of the pruned one, with the numbers that its channels have in the dense one; of a group that is missing
+        nothing is said.
     """
     groups = [*before.groups, *(after.groups if after else ())]
     most = max((_largest(one) for group in groups for one in group.channels), default=0.0)
     most = most or 1.0
     levels = tuple((one.attribute, one.level) for one in before.slices)
-    left = {group.group: {one.channel: one for one in group.channels} for group in after.groups} if after else None
-    blocks = tuple(
-        _block(group.group, group.channels, None if left is None else left.get(group.group, {}), levels, most)
-        for group in before.groups
-    )
+    left = {group.group: {one.channel: one for one in group.channels} for group in after.groups} if after else {}
+    blocks = tuple(_block(group.group, group.channels, left.get(group.group), levels, most) for group in before.groups)
     return ServiceView(before.rows, blocks, tuple(f"{share * most:.2g}" for share in SHADES))
 
 
@@ -111,7 +109,7 @@ def _block(
     levels: tuple[tuple[str, str], ...],
     most: float,
 ) -> Block:
-    """Lay out one coupled group; `left` are the pruned network's channels, None where nothing was pruned."""
+    """Lay out one coupled group; `left` are the pruned network's channels, None where they are not known."""
     shown = sorted(channels, key=_largest, reverse=True)[:MOST_CHANNELS]
     width = min(CELL_MOST, (charts.RIGHT - CELL_LEFT) / len(shown))
     starts = {one.channel: round(CELL_LEFT + place * width, 2) for place, one in enumerate(shown)}

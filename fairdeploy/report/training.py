@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fairdeploy.bundle import ConstraintCourse, TrainingCourse
 from fairdeploy.report import charts, words
-from fairdeploy.report.html import environment
+from fairdeploy.report.environment import environment
 from fairdeploy.report.tables import Table
 
 LEFT, HEADER, PLOT, BELOW = 44.0, 40.0, 46.0, 26.0

@@ -12,7 +12,7 @@ from rich.text import Text
 from fairdeploy import __version__
 from fairdeploy.report import words
 from fairdeploy.report.build_view import Widths, layer_widths
-from fairdeploy.report.html import environment
+from fairdeploy.report.environment import environment
 from fairdeploy.report.tables import Table
 
 if TYPE_CHECKING:

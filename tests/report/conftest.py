@@ -24,6 +24,7 @@ from fairdeploy.bundle import (
     LogEntry,
     Manifest,
     PredictionsRecord,
+    ServesRecord,
     StationTime,
     TargetBundle,
     build_identity,
@@ -35,6 +36,7 @@ from fairdeploy.gates.records import Waiver
 from fairdeploy.model import ModelSpec, TensorSpec
 from fairdeploy.records import write_atomic
 from fairdeploy.target import Hardware, Runtime, Target
+from tests.report import trainings
 
 TONES = ("I-II", "III", "IV", "V", "VI")
 LIGHTS = ("bright", "dim", "medium")
@@ -221,6 +223,8 @@ def record(targets: tuple[str, ...], attribute: str = "skin_tone") -> BuildRecor
             max_difference=3.4e-15, output_sensitivity=0.83, batch_sizes=(1, 2, 7),
             layers=tuple(LayerWidths(group=group, before=b, after=a) for group, (b, a) in layers.items()),
         ),
+        courses=(trainings.course(station="prune[keep 50 %]", kept=(1.0, 0.6, 0.5)), trainings.course()),
+        serves=ServesRecord(before=trainings.DENSE, after=trainings.PRUNED),
         export_max_difference=2.1e-6, dense_size_bytes=318_204, compact_size_bytes=131_877,
         group_counts=tuple(GroupCount(split=split, attribute=attribute, level=tone, rows=n // 5)
                            for split, n in rows.items() for tone in TONES),

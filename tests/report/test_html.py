@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fairdeploy.bundle import BuildRecord, TargetBundle
+from fairdeploy.bundle import BuildRecord, TargetBundle, load_build
 from fairdeploy.errors import ConfigError, IntegrityError
 from fairdeploy.gates import Rule
 from fairdeploy.report import Source, load_source, render_html, words, write_html
@@ -79,10 +79,11 @@ def test_needs_no_script_and_no_network(kiosk: Build) -> None:
 
 def test_every_svg_has_a_title_a_description_and_a_table(kiosk: Build) -> None:
     tree = Tree(render_html(Source(kiosk[1], kiosk[0])))
-    assert sum(tag == "svg" for tag, _ in tree.tags) == len(tree.figures) > 8
+    pictures = [attrs for tag, attrs in tree.tags if tag == "svg" and attrs.get("aria-hidden") != "true"]
+    assert len(pictures) == len(tree.figures) > 8
     for figure in tree.figures:
         assert [figure.count(tag) for tag in ("svg", "title", "desc", "details", "table")] == [1] * 5
-    assert all(attrs.get("role") == "img" for tag, attrs in tree.tags if tag == "svg")
+    assert all(attrs.get("role") == "img" for attrs in pictures)
 
 
 def test_every_verdict_has_its_word_and_its_shape(kiosk: Build) -> None:
@@ -278,15 +279,39 @@ def test_the_same_records_give_the_same_bytes(kiosk: Build, kiosk_folder: Path) 
     assert first.decode() == render_html(load_source(kiosk_folder))
 
 
+def test_trainings_and_whom_channels_serve_come_back_from_a_sealed_build_and_are_shown(
+    kiosk: Build, kiosk_folder: Path
+) -> None:
+    build, bundles = load_build(kiosk_folder)
+    assert (build.courses, build.serves) == (kiosk[0].courses, kiosk[0].serves)
+    page = render_html(Source(bundles, build))
+    training = page.split('<section id="training">')[1].split("</section>")[0]
+    assert all(f"<b>{name}</b>" in training for name in ("Prune[keep 50 %]", "Recover, 10 % of the MACs"))
+    assert training.count('role="img"') == training.count("<table") == len(build.courses) == 2
+    assert training.count("Cost kept") > 0
+    service = page.split('<section id="service">')[1].split("</section>")[0]
+    assert "on 200 rows of the prune split" in service
+    assert "4 → 2 channels" in service
+    assert build.serves is not None
+    alone = build.model_copy(update={"serves": build.serves.model_copy(update={"after": None}), "courses": ()})
+    page = render_html(Source(bundles, alone))
+    assert "How the training went" not in page
+    assert "4 → 2 channels" not in page
+    assert 'class="heat' in page
+
+
 def test_a_build_without_pruning_or_candidates_or_targets_still_reads(kiosk: Build) -> None:
     bare = kiosk[0].model_copy(
         update={"compaction": None, "candidates": (), "export_max_difference": None, "data_note": "", "decisions": (),
-                "group_counts": (), "times": (), "machine": {}, "versions": {}}
+                "group_counts": (), "times": (), "machine": {}, "versions": {}, "courses": (), "serves": None}
     )  # fmt: skip
     page = render_html(Source(kiosk[1], bare))
     Tree(page)
     assert "No channels were removed" in page
     assert 'href="#trade-off"' not in page
+    assert "How the training went" not in page
+    assert "serve whom" not in page
+    assert "heat" not in page
     Tree(render_html(Source([], bare)))
 
 

@@ -3,75 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import pytest
 from pydantic import ValidationError
 
-from fairdeploy.bundle import (
-    ChannelService,
-    ConstraintCourse,
-    ContributionsRecord,
-    GroupCount,
-    GroupService,
-    TrainingCourse,
-)
 from fairdeploy.report import charts, words
-from fairdeploy.report.html import environment
+from fairdeploy.report.environment import environment
 from fairdeploy.report.service import CELL_MOST, MOST_CHANNELS, service_svg, service_view
 from fairdeploy.report.training import course_svg, course_view
+from tests.report.trainings import DENSE, PRUNED, channel, course, record
 
-LEVELS = ("I-II", "VI")
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def channel(number: int, rises: Sequence[float | None]) -> ChannelService:
-    known = [rise or 0.0 for rise in rises]
-    total = sum(max(rise, 0.0) for rise in known)
-    most = LEVELS[known.index(max(known))] if total else None
-    share = max(known) / total if total else None
-    return ChannelService(channel=number, rises=tuple(rises), most={"skin_tone": most}, share={"skin_tone": share})
-
-
-def record(**groups: Sequence[ChannelService]) -> ContributionsRecord:
-    return ContributionsRecord(
-        rows=200,
-        slices=tuple(GroupCount(split="prune", attribute="skin_tone", level=level, rows=100) for level in LEVELS),
-        groups=tuple(GroupService(group=name, channels=tuple(channels)) for name, channels in groups.items()),
-    )
-
-
-DENSE = record(
-    conv1=[channel(0, (0.01, 0.02)), channel(1, (0.5, 0.1)), channel(2, (0.0, 0.0)), channel(3, (-0.2, None))],
-    conv2=[channel(0, (0.1, 0.1))],
-)
-PRUNED = record(conv1=[channel(1, (0.8, 0.4)), channel(3, (0.3, 1.0))], conv2=[channel(0, (0.2, 0.2))])
-
-
-def course(**changes: object) -> TrainingCourse:
-    parts = {
-        "station": "recover, 10 % of the MACs",
-        "steps": (10, 20, 30),
-        "losses": (0.7, 0.5, 0.4),
-        "constraints": (
-            ConstraintCourse(
-                name="equalized_odds_difference",
-                quantity="recall of class 1 by skin_tone",
-                limit=0.05,
-                values=(0.2, 0.1, 0.04),
-                multipliers=(0.0, 0.5, 0.75),
-            ),
-            ConstraintCourse(
-                name="accuracy_drop",
-                quantity="accuracy lost",
-                limit=0.02,
-                values=(0.0, -0.01, 0.03),
-                multipliers=(0.0, 0.0, 1.0),
-            ),
-        ),
-    }
-    return TrainingCourse.model_validate(parts | changes)
 
 
 def page(**context: object) -> str:
@@ -129,8 +72,11 @@ def test_networks_without_effects_or_a_lost_group_are_drawn() -> None:
     nothing = record(conv=[channel(0, (0.0, None)), channel(1, (None, None))])
     assert service_view(nothing).blocks[0].strips[0].shades == ()
     assert "most needed by each skin tone: none" in service_view(nothing).blocks[0].said
-    gone = service_view(DENSE, record(conv1=PRUNED.groups[0].channels))
+    gone = service_view(DENSE, record(conv1=PRUNED.groups[0].channels, conv2=[]))
     assert gone.blocks[1].count == "1 → 0"
+    unknown = service_view(DENSE, record(conv1=PRUNED.groups[0].channels))
+    assert [len(one.strips) for one in unknown.blocks] == [2, 1]
+    assert unknown.blocks[1].count == "1"
     assert service_view(record()).blocks == ()
     for one in (service_svg(nothing), service_svg(DENSE, record()), service_svg(record())):
         ElementTree.fromstring(one)
