@@ -275,9 +275,10 @@ class _Run:
             losses = losses * self._fair.weights(batch).to(losses)
         loss = losses.mean() if added is None else losses.mean() + added
         if int(processes.summed((~torch.isfinite(loss)).long())):
+            here = f"{float(loss.detach()):g}" if not torch.isfinite(loss) else "not finite in another process"
             raise StageError(
-                f"{self._schedule.station}: the loss is {float(loss.detach()):g} at {where}; lower the "
-                "learning rate, or mend the loss or the rows of that batch"
+                f"{self._schedule.station}: the loss is {here} at {where}; lower the learning rate, or mend the loss "
+                "or the rows of that batch"
             )
         self._optimiser.zero_grad()
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
