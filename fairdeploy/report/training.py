@@ -12,7 +12,7 @@ from fairdeploy.report.tables import Table
 
 LEFT, HEADER, PLOT, BELOW = 44.0, 40.0, 46.0, 26.0
 SMALL_HEADER, SMALL_PLOT, SMALL_BELOW = 18.0, 22.0, 30.0
-AXIS = 4.0
+AXIS = 10.0
 
 
 @dataclass(frozen=True)
