@@ -256,7 +256,9 @@ class _Run:
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._precision == "fp16")
         self._total = total
         # A network is called through what averages its gradients where there are several processes.
-        self._called: nn.Module = DistributedDataParallel(module) if processes.count() > 1 else module
+        self._called: nn.Module = (
+            DistributedDataParallel(module, static_graph=True) if processes.count() > 1 else module
+        )
 
     def step(self, batch: Batch, step: int, where: str) -> float:
         """Take one optimiser step; return the loss."""
