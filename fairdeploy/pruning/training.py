@@ -172,7 +172,8 @@ def fit(
     upper : Upper, optional
         Moves before every step.
     penalty : callable, optional
-        Adds to the loss, given a batch and the loss of each of its rows [n] before anything weighs them.
+        Adds to the loss, given a batch and the loss of each of its rows [n] before anything weighs them; called in the
+        precision of the forward pass.
     checkpoint : Checkpoint, optional
         Where the run is kept every so many steps, and taken up again.
     progress : callable, optional
@@ -270,7 +271,10 @@ class _Run:
                 f"{self._schedule.station}: the loss gives {list(losses.shape)} for {len(batch)} rows; it must give "
                 "one value for each row"
             )
-        added = None if self._penalty is None else self._penalty(batch, losses)
+        added = None
+        if self._penalty is not None:
+            with self._cast():
+                added = self._penalty(batch, losses)
         if self._teacher is not None:
             losses = (1 - self._share) * losses + self._share * self._distance(outputs, batch)
         if self._fair is not None:
@@ -334,11 +338,14 @@ class _Run:
             wanted = self._outputs(self._teacher, batch)
         return self._objective.distance(outputs, wanted)
 
+    def _cast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=DTYPES.get(self._precision), enabled=self._precision != "fp32")
+
     def _outputs(self, network: nn.Module, batch: Batch) -> Any:
         """Return a network's outputs; losses are computed in fp32 whatever the precision."""
         if self._precision == "fp32":
             return network(*batch.inputs)
-        with torch.autocast(self._device.type, dtype=DTYPES[self._precision]):
+        with self._cast():
             outputs = network(*batch.inputs)
         return pytree.tree_map(lambda part: part.float() if _is_half(part) else part, outputs)
 

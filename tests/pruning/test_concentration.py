@@ -14,8 +14,9 @@ from fairdeploy.errors import StageError
 from fairdeploy.project import Constraints, Recover
 from fairdeploy.pruning import Progress, Schedule, recover, set_deterministic
 from fairdeploy.pruning.checkpoint import Checkpoint
-from fairdeploy.pruning.problem import Problem
-from tests.pruning.problems import Listed, listed, problem_of
+from fairdeploy.pruning.problem import Batch, Problem
+from fairdeploy.pruning.training import Means, Precision, fit
+from tests.pruning.problems import OBJECTIVE, Listed, listed, problem_of
 
 GROUPS = {"tone": ("light", "dark")}
 LIMITS = Constraints(equalized_odds_difference=0.01)
@@ -77,6 +78,22 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     again = tuned(0.5, checkpoint=place, progress=lambda at: seen.append(at.done))
     assert seen[0] > 1
     assert same(whole, again)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_added_is_computed_in_the_precision_of_the_forward_pass(precision: Precision) -> None:
+    seen: list[tuple[bool, torch.dtype]] = []
+
+    def added(batch: Batch, losses: Tensor) -> Tensor:
+        seen.append((torch.is_autocast_enabled("cpu"), losses.dtype))
+        assert losses.shape == (len(batch),)
+        return 1e6 * losses.new_ones(())
+
+    told: list[float] = []
+    schedule = Schedule(1, 1e-3, Means(precision=precision))
+    fit(net(), rows(0), OBJECTIVE, schedule, seed=0, penalty=added, progress=lambda at: told.append(at.loss))
+    assert seen == [(precision == "bf16", torch.float32)] * 4
+    assert min(told) > 1e6, "it is part of the loss"
 
 
 def test_a_network_without_channels_is_refused() -> None:
