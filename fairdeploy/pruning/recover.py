@@ -84,7 +84,9 @@ def recover(
         )
     device = schedule.means.device
     fair = None
-    if limits is not None and reference is not None:
+    if limits is not None:
+        if reference is None:
+            raise StageError("recover: limits are counted from a dense network; give it as reference")
         fair = FairTraining(limits, problem, on_device(reference, device), start)
     tuned = private_copy(module).to(device)
     reestimate(tuned, problem.recover)
