@@ -20,7 +20,7 @@ import fair_tables
 import numpy as np
 import onnxruntime
 import torch
-from fair_arms import Arm, Run, ablations, arms, others, timed
+from fair_arms import DENSE, Arm, Run, ablations, arms, others, timed
 from fair_data import CACHE, Split, task
 from fair_evaluate import records
 from fair_plot import plot
@@ -119,6 +119,9 @@ def go(run: Run, chosen: list[Arm], levels: list[float], schedules: list[int], s
     sources = Sources(run)
     dense, seconds = sources.get("dense")
     said = scores(dense, run, run.data.evaluate)
+    if not store.done(run.task.name, run.seed, "dense", 1.0, DENSE.epochs):
+        facts = {"method": "dense", "keep": 1.0, "epochs": DENSE.epochs, "seconds": seconds}
+        store.append([row(run, dense, said, **facts)])
     for keep in levels:
         for arm in chosen:
             wanted = [e for e in schedules if not store.done(run.task.name, run.seed, arm.name, keep, e)]
@@ -136,10 +139,6 @@ def go(run: Run, chosen: list[Arm], levels: list[float], schedules: list[int], s
                     found["limits"] = [one.worst(trained.fair.rates) for one in trained.fair.constraints]
                 store.append([found])
                 print(told(found), flush=True)
-        for epochs in schedules:
-            if not store.done(run.task.name, run.seed, "dense", keep, epochs):
-                facts = {"method": "dense", "keep": keep, "epochs": epochs, "seconds": seconds}
-                store.append([row(run, dense, said, **facts)])
 
 
 def limited(run: Run, keep: float) -> Budget:

@@ -129,10 +129,11 @@ def settings(rows: Sequence[Row]) -> list[Setting]:
 
 
 def rows_of(rows: Sequence[Row], setting: Setting) -> dict[str, list[Row]]:
-    """Return the rows of a setting by their method, after those of the task's dense networks."""
-    found: dict[str, list[Row]] = {DENSE: []}
+    """Return the rows of a setting by their method, after those of the task's dense networks, one for each seed."""
+    dense = {row["seed"]: row for row in rows if row["task"] == setting[0] and row["method"] == DENSE}
+    found: dict[str, list[Row]] = {DENSE: list(dense.values())}
     for row in rows:
-        if row["task"] == setting[0] and (row["method"] == DENSE or (row["keep"], row["epochs"]) == setting[1:]):
+        if row["method"] != DENSE and (row["task"], row["keep"], row["epochs"]) == setting:
             found.setdefault(row["method"], []).append(row)
     return {method: own for method, own in found.items() if own}
 
