@@ -200,7 +200,8 @@ def record(targets: tuple[str, ...], attribute: str = "skin_tone") -> BuildRecor
     """Return what the targets of a build share."""
     candidates = tuple(
         CandidateRecord(
-            name=name, keep={"macs": keep}, macs=round(3_130_000 * keep), macs_share=keep, parameters=round(77_500 * keep),
+            name=name, keep={"macs": keep}, macs=round(3_130_000 * keep), macs_share=keep,
+            parameters=round(77_500 * keep),
             size_bytes=round(318_000 * keep), latency_p50_ms=0.05 + 0.16 * keep, accuracy=worst + 0.04,
             worst_group_accuracy=worst, worst_group="skin tone VI", chosen=keep == 0.5, reason=reason,
         )
