@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fairdeploy import yamlfile
 from fairdeploy.compaction import channel_groups, compact
+from fairdeploy.project import Prune
 from fairdeploy.pruning import set_deterministic
 from fairdeploy.pruning.problem import Problem
 from fairdeploy.pruning.serves import ROWS, serves
@@ -61,3 +66,11 @@ def test_every_cell_has_a_row_where_there_are_more_cells_than_rows() -> None:
     small = compact(net(), EXAMPLE, masks()).trainable()
     before = serves(net(), small, masks(), EXAMPLE, problem(300)).before
     assert ROWS < before.rows <= 2 * 300
+
+
+@pytest.mark.parametrize("options", [{"method": "none", "serves": True}, {"method": "l1", "serves": "yes"}])
+def test_it_is_asked_for_with_true_and_a_method(options: dict[str, object]) -> None:
+    keep = {} if options["method"] == "none" else {"keep": {"macs": 0.5}}
+    errors = yamlfile.problems(Prune, yamlfile.Document(Path(), {**options, **keep}, {}))
+    assert ["serves" in error.message for error in errors] == [True]
+    assert not yamlfile.problems(Prune, yamlfile.Document(Path(), {**options, "serves": False, **keep}, {}))
