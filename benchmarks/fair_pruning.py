@@ -3,8 +3,8 @@
 Three tasks, seeds with families of their own, networks of a fifth and a tenth of the multiply-accumulates, short and
 full fine-tuning, judged on 50,000 rows of families that nobody has seen. Rows are kept in
 ``results/fair_pruning.jsonl`` as they finish, and a run that is started again goes on. ``--second`` runs the other
-baselines, 70 and 95 %; ``--ablations`` takes the parts of the method away one by one; ``--development`` is what settings
-were chosen on (other seeds, hence other families in other splits).
+baselines, 70 and 95 %; ``--ablations`` takes the parts of the method away one by one; ``--development`` is what
+settings were chosen on (other seeds, hence other families in other splits).
 """
 
 from __future__ import annotations
