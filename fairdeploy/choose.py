@@ -79,7 +79,7 @@ def choose(
         record.model_copy(update={"chosen": one is chosen, "reason": why if one is chosen else f"on tune: {status}"})
         for one, status, record in judged
     )
-    decided = (entry for one in candidates for entry in one.decisions)
+    decided = dict.fromkeys(entry for one in candidates for entry in one.decisions)  # what they share is said once
     return Choice(chosen, records, (*decided, LogEntry(station="choose", decision=chosen.name, reason=why)))
 
 

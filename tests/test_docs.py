@@ -101,3 +101,11 @@ def test_a_metric_of_ones_own_is_gated(monkeypatch: pytest.MonkeyPatch) -> None:
         "{}": pytest.approx(2 / 3), "{'sex': 'f'}": 1.0, "{'sex': 'm'}": 0.5,
     }  # fmt: skip
     assert found.verdict.status == "fail"
+
+
+def test_the_figures_of_fair_pruning_are_those_of_the_benchmark() -> None:
+    measured = (ROOT / "benchmarks" / "results" / "fair_pruning.md").read_text()
+    found = FAIR_PRUNING.read_text().split("## What it is worth", 1)[1].split("\n## ", 1)[0]
+    rows = [line for line in found.splitlines() if line.startswith("|")]
+    assert len(rows) > 8
+    assert not [row for row in rows if row not in measured]

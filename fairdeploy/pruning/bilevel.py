@@ -159,6 +159,8 @@ class Bilevel:
     schedule : Schedule
         Of the phase in which gates and weights are trained.
     limits : Constraints, optional
+    reference : Module, optional
+        The dense network, which drops are counted from; the network that is pruned where it is left out.
     distillation : float
         The share that the distance from the network given, as a teacher, has in the lower level's loss.
     round_to : int or callable
@@ -171,6 +173,7 @@ class Bilevel:
 
     schedule: Schedule
     limits: Constraints | None = None
+    reference: nn.Module | None = None
     distillation: float = 0.5
     round_to: int | Latency = 8
     last_word: Latency | None = None
@@ -205,7 +208,8 @@ class Bilevel:
             schedule = replace(self.schedule, station=f"{self.schedule.station} {budget.name}")
             trained = private_copy(model).to(device)
             gated, widths = Gated(trained, groups, closing), Widths(groups, scores)
-            fair = None if self.limits is None else FairTraining(self.limits, problem, on_device(model, device))
+            reference = on_device(self.reference or model, device)
+            fair = None if self.limits is None else FairTraining(self.limits, problem, reference)
             upper = Allocation(gated, widths, use, problem, fair, self.schedule.learning_rate)
             fit(
                 gated,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 from fairdeploy.project import Prune
 from fairdeploy.pruning.base import Pruner
 from fairdeploy.pruning.bilevel import Bilevel
@@ -16,6 +18,7 @@ from fairdeploy.pruning.training import Means, Progress, Schedule
 def make_pruner(
     options: Prune,
     *,
+    reference: nn.Module | None = None,
     means: Means | None = None,
     checkpoints: Checkpoints = nowhere,
     progress: Callable[[Progress], None] | None = None,
@@ -26,6 +29,8 @@ def make_pruner(
     Parameters
     ----------
     options : Prune
+    reference : Module, optional
+        The dense network as given, where what is pruned is another.
     means : Means, optional
         Of a method that trains.
     checkpoints : callable
@@ -40,7 +45,8 @@ def make_pruner(
     return Bilevel(
         Schedule(options.search.epochs, options.search.learning_rate, means or Means(), station="prune"),
         limits=options.constraints,
-        distillation=options.recover.distillation,
+        reference=reference,
+        distillation=options.recover.distillation if options.has_teacher else 0.0,
         checkpoints=checkpoints,
         progress=progress,
         **rounding,

@@ -70,7 +70,12 @@ class Stations:
             See `make_pruner`.
         """
         pruner = make_pruner(
-            self.options, means=self.means, checkpoints=self.checkpoints, progress=self.progress, **rounding
+            self.options,
+            reference=self.dense,
+            means=self.means,
+            checkpoints=self.checkpoints,
+            progress=self.progress,
+            **rounding,
         )
         for found in pruner.prune(source, self.example_inputs, budgets=levels, problem=self.problem, seed=self.seed):
             yield Pruned({name: _of_the_first(mask) for name, mask in found.masks.items()}, found.module, found.fair)
