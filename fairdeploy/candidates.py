@@ -474,7 +474,10 @@ def _write_training(folder: Path, trained: Pruned | Trained, station: str, *, we
     from safetensors.torch import save_file
 
     if weights:
-        save_file(trained.module.state_dict(), folder / WEIGHTS)
+        state = {
+            name: tensor.contiguous().clone() for name, tensor in trained.module.state_dict().items()
+        }  # may be tied
+        save_file(state, folder / WEIGHTS)
     if trained.fair is not None:
         said = [entry.model_dump(mode="json") for entry in trained.fair.decisions(station)]
         (folder / DECISIONS).write_text(json.dumps(said, indent=1))

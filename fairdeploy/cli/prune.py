@@ -30,7 +30,7 @@ def prune(*, common: Common | None = None) -> int:
         if find_spec(package) is None:
             raise MissingExtra("pruning a PyTorch model", "torch")
     from fairdeploy.line import Line, Listener
-    from fairdeploy.pruning.front import Measured, Option, decide
+    from fairdeploy.pruning.front import Measured, Option, costs_of, decide
 
     progress = Progress(common)
     line = Line(common.folder, common.config, listener=Listener(progress.start, progress.done, progress.count))
@@ -43,7 +43,8 @@ def prune(*, common: Common | None = None) -> int:
     measured = [Measured.load(networks.measure(level).folder / "measured.json") for level in keep.levels]
     names = [level.name for level in keep.levels]
     options = [
-        Option(name, record.macs_after, right) for name, record, right in zip(names, records, measured, strict=True)
+        Option(level.name, costs_of(record, level), right)
+        for level, record, right in zip(keep.levels, records, measured, strict=True)
     ]
     verdicts = tuple(decide(options))
     decisions = tuple(entry for level in keep.levels for entry in networks.decisions(level))

@@ -21,7 +21,7 @@ from fairdeploy.pruning import processes
 from fairdeploy.pruning.budget import Latency
 from fairdeploy.pruning.checkpoint import Checkpoints, in_folder, nowhere
 from fairdeploy.pruning.fair import FairTraining
-from fairdeploy.pruning.front import Measured, Option, decide, measure
+from fairdeploy.pruning.front import Measured, Option, costs_of, decide, measure
 from fairdeploy.pruning.objectives import custom, first_output, of_classes
 from fairdeploy.pruning.problem import Objective, Problem
 from fairdeploy.pruning.scored import ByScore
@@ -101,6 +101,7 @@ class Result:
             one.save(Path(folder) / one.name)
 
 
+@torch.enable_grad()
 def prune(
     module: nn.Module,
     example_inputs: Tensor | tuple[Tensor, ...],
@@ -171,7 +172,7 @@ def prune(
     round_to : int
         Channels come in multiples of it.
     latency : callable, optional
-        Milliseconds of networks under masks, where ``keep`` limits latency.
+        ``latency([masks, ...])`` gives the milliseconds of a network under each of them, where ``keep`` limits latency.
     precision : {"fp32", "bf16", "fp16"}
         Of the forward pass in training, by autocast.
     device : str, optional
@@ -195,6 +196,13 @@ def prune(
     StageError
         If the network has no channels to prune, a level is out of reach, a constraint lacks rows, or training diverges.
     """
+    for name, value, least in (
+        ("seed", seed, 0),
+        ("threads", threads or 1, 1),
+        ("checkpoint_every", checkpoint_every, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"prune: {name} must be at least {least}, not {value}")
     if not isinstance(module, nn.Module):
         raise ConfigError(f"prune: the network must be a torch.nn.Module, not {type(module).__name__}")
     recovering = {"epochs": epochs, "learning_rate": learning_rate, "distillation": distillation}
@@ -237,7 +245,7 @@ def prune(
         model.trainable().load_state_dict(tuned.module.state_dict())
         decisions = (*said, *_said(f"prune[{level.name}]", pruned.fair), *_said(f"recover[{level.name}]", tuned.fair))
         found.append((level, model, measure(tuned.module, problem, limits, dense), decisions))
-    verdicts = decide([Option(level.name, model.macs_after, right) for level, model, right, _ in found])
+    verdicts = decide([Option(level.name, costs_of(model.record(), level), right) for level, model, right, _ in found])
     smaller = tuple(
         Smaller(level.name, level, model, right, verdict.decision == "kept", (*decisions, verdict))
         for (level, model, right, decisions), verdict in zip(found, verdicts, strict=True)
@@ -247,6 +255,12 @@ def prune(
 
 def _validated(options: dict[str, Any]) -> Prune:
     """Return options as a project's, refused as there."""
+    if options["round_to"] == "latency":
+        raise ConfigError(
+            "prune: round_to: latency needs a target's runtime; give a multiple, or what measures latency"
+        )
+    if not isinstance(options["keep"], Mapping):
+        raise ConfigError('prune: keep is a mapping from cost to the share that may stay: {"macs": 0.5}')
     plain: dict[str, Any] = _plain(options)
     document = yamlfile.Document(Path(), plain, {})
     if plain["method"] == "none":
@@ -257,6 +271,8 @@ def _validated(options: dict[str, Any]) -> Prune:
 
 
 def _declared(groups: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    if not isinstance(groups, Mapping) or any(isinstance(levels, str) for levels in groups.values()):
+        raise ConfigError('prune: groups are a mapping from attribute to its levels: {"tone": ("light", "dark")}')
     plain = {str(name): list(levels) for name, levels in groups.items()}
     if not plain:
         return {}

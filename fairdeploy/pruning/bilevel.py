@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fairdeploy.compaction.bake import private_copy
 from fairdeploy.project import Budget, Constraints
@@ -144,9 +145,9 @@ class Allocation:
 
             return loss
 
-        found = hypergradient(
-            loss_on(self._above.next()), loss_on(self._below.next()), weights, counts, step=self._step
-        )
+        above, below = loss_on(self._above.next()), loss_on(self._below.next())
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            found = hypergradient(above, below, weights, counts, step=self._step)
         return processes.summed(found).double().numpy() / processes.count()
 
 
@@ -236,15 +237,20 @@ class Cycle:
         self._batches: Iterator[Batch] = iter(())
 
     def next(self) -> Batch:
-        """Return the next batch."""
-        if self.taken % self._stream.steps == 0:
-            self._batches = self._stream.epoch(self.taken // self._stream.steps)
-        self.taken += 1
-        return next(self._batches)
+        """Return the next batch of more than one row, which batch norms need."""
+        batch = self._any()
+        while len(batch) == 1 and self._stream.steps > 1:
+            batch = self._any()
+        return batch
 
     def skip(self, batches: int) -> None:
         """Go on after so many batches in all."""
         self.taken = batches - batches % self._stream.steps
-        if batches % self._stream.steps:
-            for _ in range(batches % self._stream.steps):
-                self.next()
+        while self.taken < batches:
+            self._any()
+
+    def _any(self) -> Batch:
+        if self.taken % self._stream.steps == 0:
+            self._batches = self._stream.epoch(self.taken // self._stream.steps)
+        self.taken += 1
+        return next(self._batches)

@@ -138,7 +138,7 @@ class BudgetUse:
             return count(masks)
         if self.costs.latency_ms is None:
             raise StageError(
-                "prune.keep.latency: no target's runtime measures latency on this machine; install one, or limit "
-                "macs, parameters or size instead"
+                "prune.keep.latency: nothing measures latency here; install a target's runtime (from Python: give "
+                "latency=), or limit macs, parameters or size instead"
             )
         return self.costs.latency_ms([masks])[0]

@@ -20,6 +20,8 @@ from fairdeploy.pruning.constraints import Constraint, conflict, constraints_of
 from fairdeploy.pruning.multipliers import Multipliers, row_weights
 from fairdeploy.pruning.problem import Batch, Problem
 
+_SAME = 1e-9  # rates are quotients: a difference of .1 may be a little more
+
 
 @dataclass(frozen=True)
 class Round:
@@ -90,14 +92,15 @@ class FairTraining:
         if start is not None:
             self.multipliers.values = start.copy()
         self.rounds: list[Round] = []
+        self._weighed = False
         never = self._never()
         self.noticed: tuple[int, str] | None = None if never is None else (0, never)
 
     def weights(self, batch: Batch) -> Tensor:
         """Return how much the loss of each row of a batch counts [n]."""
-        return row_weights(
-            self.cells.of(self._grouping.batch(batch)), torch.from_numpy(self.multipliers.pressure()), batch.labels
-        )
+        cells = self.cells.of(self._grouping.batch(batch))
+        self._weighed = self._weighed or bool((cells >= 0).any())
+        return row_weights(cells, torch.from_numpy(self.multipliers.pressure()), batch.labels)
 
     def look(self, module: nn.Module, step: int, *, loss: float | None = None, kept: float | None = None) -> None:
         """Count the violations of the network as it is, move the multipliers, and notice limits out of reach."""
@@ -116,7 +119,7 @@ class FairTraining:
 
     def violated(self) -> tuple[Constraint, ...]:
         """Return the constraints that the last look found violated; before any look, the dense network's."""
-        return tuple(one for one in self.constraints if one.worst(self.rates) > one.limit)
+        return tuple(one for one in self.constraints if one.worst(self.rates) > one.limit + _SAME)
 
     @property
     def rates(self) -> Rates:
@@ -136,17 +139,21 @@ class FairTraining:
 
     def decisions(self, station: str) -> tuple[LogEntry, ...]:
         """Say how the run ended, limit by limit, and which limits stood in each other's way."""
-        said = []
+        said, missed = [], self.violated()
         for one in self.constraints:
             now, dense = one.worst(self.rates), one.worst(self.dense)
-            decision = f"{one.name} <= {one.limit:g} {'holds' if now <= one.limit else 'is missed'}"
+            decision = f"{one.name} <= {one.limit:g} {'is missed' if one in missed else 'holds'}"
             reason = f"{one.quantity}: {now:.3f} on the prune split, {dense:.3f} dense"
             if one.left_out:
                 reason += f"; left out for want of rows: {', '.join(one.left_out)}"
             said.append((decision, reason))
+        if self.rounds and not self._weighed:
+            said.append(
+                ("no row was weighed", "no row that was learned says a group that is declared: check the levels")
+            )
         if self.noticed is not None:
             said.append((f"limits were found out of reach at step {self.noticed[0]}", self.noticed[1]))
-        if self.violated():
+        if missed:
             said.append(("the best trade-off found is kept", self._obstacle()))
         return tuple(LogEntry(station=station, decision=decision, reason=reason) for decision, reason in said)
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from fairdeploy.bundle import LogEntry
+from fairdeploy.bundle import CompactionRecord, LogEntry
 from fairdeploy.errors import DataError
-from fairdeploy.project import Constraints
+from fairdeploy.project import Budget, Constraints
 from fairdeploy.pruning.cells import tally
 from fairdeploy.pruning.fair import FairTraining
 from fairdeploy.pruning.problem import Batch, Problem, Stream
@@ -66,11 +66,20 @@ class Measured(Record):
 
 @dataclass(frozen=True)
 class Option:
-    """One of several networks to choose from, and what it costs."""
+    """One of several networks to choose from.
+
+    `costs` are what budgets limit: multiply-accumulates, parameters, bytes, and the latency that was allowed.
+    """
 
     name: str
-    macs: int
+    costs: tuple[float, ...]
     measured: Measured
+
+
+def costs_of(compacted: CompactionRecord, level: Budget) -> tuple[float, ...]:
+    """Return what a network costs, for `Option`."""
+    latency = 1.0 if level.latency is None else level.latency
+    return compacted.macs_after, compacted.parameters_after, compacted.bytes_after, latency
 
 
 def measure(
@@ -130,7 +139,7 @@ def decide(options: Sequence[Option]) -> Iterator[LogEntry]:
     """Say of each network whether it is kept, and why.
 
     One that misses a limit is dropped, and one for which another that misses none costs no more and is as accurate for
-    everybody and for the worst group, and better in one of the three.
+    everybody and for the worst group, and better in one of these.
     """
     for one in options:
         better = next((other for other in options if not other.measured.missed and _dominates(other, one)), None)
@@ -148,9 +157,9 @@ def _dominates(one: Option, other: Option) -> bool:
     return mine != theirs and all(a >= b for a, b in zip(mine, theirs, strict=True))
 
 
-def _merits(one: Option) -> tuple[float, float, float]:
-    worst = one.measured.worst_group
-    return -float(one.macs), one.measured.accuracy, one.measured.accuracy if worst is None else worst.accuracy
+def _merits(one: Option) -> tuple[float, ...]:
+    worst, accuracy = one.measured.worst_group, one.measured.accuracy
+    return *(-cost for cost in one.costs), accuracy, accuracy if worst is None else worst.accuracy
 
 
 class _WithEveryone:

@@ -100,6 +100,11 @@ def closing_members(
     groups : iterable of ChannelGroup
     example_inputs : tuple of Tensor [n, ...]
         Where one is the same everywhere, such as zeros, numbers are drawn instead: it may leave all channels at zero.
+
+    Raises
+    ------
+    StageError
+        If whole numbers among the example inputs leave a group without effect.
     """
     network = double(baked(model).eval())
     inputs = tuple(_telling(part) if part.is_floating_point() else part for part in example_inputs)
@@ -108,6 +113,11 @@ def closing_members(
         for group in groups:
             if group.prunable:
                 found[group.name] = _fewest(network, group, inputs)
+                if not found[group.name] and not all(part.is_floating_point() for part in inputs):
+                    raise StageError(
+                        f"gates: closing channels of {group.name} changes no output on the example inputs, so no gate "
+                        "can be tried; give inputs that say something, such as token ids that are not padding"
+                    )
     return found
 
 

@@ -91,7 +91,8 @@ def row_weights(of_row: Tensor, pressure: Tensor, labels: Tensor) -> Tensor:
     """Return the weight of each row's loss in a batch [n], with mean 1 for every label.
 
     A cell weighs 1 and its pressure. The labels' totals stay: without that the weights would merely shift the operating
-    point of a group, trading false positives for true ones. A row whose group is not known weighs 1 before.
+    point of a group, trading false positives for true ones. A row whose group is not known
+    is like one that nothing presses.
 
     Parameters
     ----------

@@ -71,7 +71,16 @@ def custom(loss: Callable[[Any, Any], Tensor], outcome: Callable[[Any, Any], Ten
 
     def distance(outputs: Any, teacher: Any) -> Tensor:
         pairs = zip(pytree.tree_leaves(outputs), pytree.tree_leaves(teacher), strict=True)
-        squares = [(one - other).square() for one, other in pairs if isinstance(one, Tensor)]
+        squares = [
+            (one - other).square() for one, other in pairs if isinstance(one, Tensor) and one.is_floating_point()
+        ]
+        rows = sorted({len(one) if one.dim() else 0 for one in squares})
+        if len(rows) != 1 or rows[0] == 0:
+            raise StageError(
+                f"prune: the network gives tensors of {' and '.join(map(str, rows)) or 'no'} rows, so the distance "
+                "from the teacher is not defined row by row; leave the teacher out (teacher=False), or return only "
+                "tensors [rows, ...]"
+            )
         return torch.stack([one.reshape(len(one), -1).mean(1) for one in squares]).mean(0)
 
     return Objective(
@@ -94,6 +103,10 @@ def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def _each(values: Tensor, what: str) -> Tensor:
+    if not isinstance(values, Tensor):
+        raise StageError(
+            f"prune: {what} gave {type(values).__name__}; it must give a tensor with one value for each row"
+        )
     if values.dim() != 1:
         raise StageError(
             f"prune: {what} gave a tensor {list(values.shape)}; it must give one value for each row, [rows]: use "

@@ -26,8 +26,6 @@ class Widths:
     ----------
     groups : sequence of ChannelGroup
     scores : mapping of str to array [size]
-    use : callable
-        How much of a budget masks use (`BudgetUse`).
 
     Attributes
     ----------
@@ -90,8 +88,14 @@ class Widths:
 
 
 def _ranks(group: ChannelGroup, scores: NDArray[np.float64]) -> Tensor:
-    """Return the place of each channel [size] in the order in which channels stay: 0.5 for the first."""
-    order = np.argsort(-scores, kind="stable")
-    ranks = np.empty(group.size)
-    ranks[order] = np.arange(group.size) + 0.5
-    return torch.from_numpy(ranks).float()
+    """Return the place of each channel [size] in the order in which channels stay (`masks_of`): 0.5 for the first.
+
+    Of joint channels the first of every row come first, then the second of every row.
+    """
+    rows = rows_of(group)
+    worth = scores.reshape(rows, -1)
+    if group.same_columns:
+        worth = np.broadcast_to(worth.sum(axis=0), worth.shape)
+    places = np.argsort(np.argsort(-worth, axis=1, kind="stable"), axis=1)
+    ranks = places * rows + np.arange(rows).reshape(-1, 1) + 0.5
+    return torch.from_numpy(ranks.ravel()).float()
