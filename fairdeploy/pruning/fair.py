@@ -189,6 +189,7 @@ class FairTraining:
                 [one.step, one.rates.tolist(), one.multipliers.tolist(), one.loss, one.kept] for one in self.rounds
             ],
             "noticed": self.noticed,
+            "weighed": self._weighed,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -197,6 +198,7 @@ class FairTraining:
         self.rounds = [
             Round(step, np.array(rates), np.array(values), *more) for step, rates, values, *more in state["rounds"]
         ]
+        self._weighed = state["weighed"]
         self.noticed = None if state["noticed"] is None else (state["noticed"][0], state["noticed"][1])
 
     def _never(self) -> str | None:

@@ -265,3 +265,12 @@ def test_rows_of_unknown_groups_weigh_nothing_special() -> None:
     assert unknown == [light, light]
     assert dark == pytest.approx(2 * light)
     assert light + dark + sum(unknown) == pytest.approx(4)
+
+
+def test_levels_that_no_row_has_are_said() -> None:
+    """The train split writes its levels in another way, so that nobody's group is known there."""
+    other = split(0)
+    other.rows.attributes["tone"][:] = "Light"
+    _, fair = trained(Constraints(equalized_odds_difference=0.1), train=other)
+    assert fair is not None
+    assert "no row was weighed" in [entry.decision for entry in fair.decisions("recover")]

@@ -144,3 +144,11 @@ def test_channels_that_go_together_keep_the_budget_as_well(name: str) -> None:
     assert 0 < widths.use_at(scale, use) <= 1
     assert np.isfinite(widths.slopes(scale, use)).all()
     assert (widths.slopes(scale, use) >= 0).all()
+
+
+def test_joint_channels_are_ranked_as_masks_keep_them() -> None:
+    """Two heads of three channels, the first of larger norms throughout: each keeps as many."""
+    group = ChannelGroup("q", 6, (), shape=(2, 3))
+    scores = {"q": np.array([9.0, 8.0, 7.0, 3.0, 2.0, 1.0])}
+    gates = Widths([group], scores).gates(torch.tensor([4.0]), temperature=0.0)["q"]
+    assert (gates > 0.5).tolist() == masks_of([group], scores, {"q": 4})["q"].tolist() == [True, True, False] * 2
