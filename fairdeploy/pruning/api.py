@@ -209,7 +209,7 @@ def prune(
     options = _validated(
         {
             "method": method,
-            "keep": dict(keep),
+            "keep": keep,
             "round_to": round_to,
             "teacher": teacher,
             "recover": {**recovering, "splits": list(recover_on)},
