@@ -196,11 +196,7 @@ def prune(
     StageError
         If the network has no channels to prune, a level is out of reach, a constraint lacks rows, or training diverges.
     """
-    for name, value, least in (
-        ("seed", seed, 0),
-        ("threads", threads or 1, 1),
-        ("checkpoint_every", checkpoint_every, 1),
-    ):
+    for name, value, least in (("seed", seed, 0), ("checkpoint_every", checkpoint_every, 1)):
         if value < least:
             raise ConfigError(f"prune: {name} must be at least {least}, not {value}")
     if not isinstance(module, nn.Module):

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from fairdeploy.cli import app, main, targets
 from fairdeploy.workflow import Build
@@ -18,7 +19,7 @@ from tests.conftest import Kiosk
 
 COMMANDS = (
     *("build", "plan", "validate", "doctor", "verify", "judge", "gate", "explain", "compare", "report", "schema"),
-    *("compact", "targets", "targets ls", "targets show", "version"),
+    *("compact", "prune", "targets", "targets ls", "targets show", "version"),
 )
 
 
@@ -142,9 +143,8 @@ def test_plan_after_a_build_says_kept(kiosk: Kiosk, demo: Build, capsys: pytest.
 
 
 def test_plan_names_what_changed(kiosk: Kiosk, demo: Build, capsys: pytest.CaptureFixture[str]) -> None:
-    config = kiosk.variant(
-        "rounded.yaml", {"prune": {"method": "magnitude", "keep": {"macs": [0.5, 0.25]}, "round_to": 4}}
-    )
+    prune = YAML(typ="safe").load((kiosk.folder / "fairdeploy.yaml").read_text())["prune"]
+    config = kiosk.variant("rounded.yaml", {"prune": {**prune, "round_to": 4}})
     assert main(["plan", "-C", str(kiosk.folder), "-c", config, "-t", "this-host", "--check"]) == 1
     assert "changed: round_to" in capsys.readouterr().out
 

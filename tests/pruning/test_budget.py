@@ -145,7 +145,7 @@ def test_a_budget_out_of_reach_says_the_least_of_each_cost(model: nn.Module) -> 
 
 def test_latency_without_a_runtime_says_what_to_do(model: nn.Module) -> None:
     _, costs = groups_and_costs(model, EXAMPLE)
-    with pytest.raises(StageError, match=r"keep\.latency.*on this machine.*limit macs"):
+    with pytest.raises(StageError, match=r"keep\.latency.*nothing measures latency here.*limit macs"):
         BudgetUse(Budget(macs=0.5, latency=0.5), costs)({})
 
 
