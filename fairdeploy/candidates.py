@@ -473,11 +473,10 @@ def _write_training(folder: Path, trained: Pruned | Trained, station: str, *, we
     """Write what a training left behind: weights, and how the constraints went."""
     from safetensors.torch import save_file
 
+    from fairdeploy.pruning.checkpoint import storable
+
     if weights:
-        state = {
-            name: tensor.contiguous().clone() for name, tensor in trained.module.state_dict().items()
-        }  # may be tied
-        save_file(state, folder / WEIGHTS)
+        save_file(storable(trained.module.state_dict()), folder / WEIGHTS)
     if trained.fair is not None:
         said = [entry.model_dump(mode="json") for entry in trained.fair.decisions(station)]
         (folder / DECISIONS).write_text(json.dumps(said, indent=1))

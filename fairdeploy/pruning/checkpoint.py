@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,8 @@ class Checkpoint:
     def write(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Replace the file, all at once."""
         header = {"identity": self.identity, "step": str(step), "facts": json.dumps(facts)}
-        held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         try:
-            write_atomic(self.file, save(held, header))
+            write_atomic(self.file, save(storable(tensors), header))
         except OSError as error:
             raise ConfigError(f"the checkpoint cannot be written: {error.strerror or error}", file=self.file) from error
 
@@ -82,6 +81,11 @@ class Checkpoint:
         return step, tensors, facts
 
 
+def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as safetensors can hold them: in order, and each in memory of its own, also if tied."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
 Checkpoints = Callable[[str], Checkpoint | None]  # of each training, by its station
 
 
@@ -89,6 +93,6 @@ def nowhere(station: str) -> None:
     """Keep no checkpoint of a training."""
 
 
-def in_folder(folder: Path, identity: str, every: int | None = None) -> Checkpoints:
+def in_folder(folder: Path, identity: str, every: int = EVERY) -> Checkpoints:
     """Keep a checkpoint of each training of a run in a folder, each in a file of its own; every `EVERY` by default."""
-    return lambda station: Checkpoint(folder / f"{station.replace(' ', '-')}.safetensors", identity, every or EVERY)
+    return lambda station: Checkpoint(folder / f"{station.replace(' ', '-')}.safetensors", identity, every)

@@ -67,19 +67,20 @@ class Widths:
 
     def use_at(self, scale: float, use: Callable[[Mapping[str, NDArray[np.bool_]]], float]) -> float:
         """Return how much of a budget the rounded counts use."""
-        rounded = {name: max(1, round(count)) for name, count in self.counts(scale).items()}
-        return use(masks_of(self._groups, self._scores, rounded))
+        return use(masks_of(self._groups, self._scores, self._rounded(scale)))
 
     def slopes(self, scale: float, use: Callable[[Mapping[str, NDArray[np.bool_]]], float]) -> NDArray[np.float64]:
         """Return by how much the use of a budget rises for each unit of a factor [groups]: central differences."""
-        counts = {name: max(1, round(count)) for name, count in self.counts(scale).items()}
-        slopes = []
+        counts, slopes = self._rounded(scale), []
         for group in self._groups:
             rows = rows_of(group)
             up, down = min(group.size, counts[group.name] + rows), max(rows, counts[group.name] - rows)
             uses = [use(masks_of(self._groups, self._scores, {**counts, group.name: one})) for one in (up, down)]
             slopes.append((uses[0] - uses[1]) / max(1, up - down) * counts[group.name])
         return np.array(slopes)
+
+    def _rounded(self, scale: float) -> dict[str, int]:
+        return {name: max(1, round(count)) for name, count in self.counts(scale).items()}
 
     def move(self, step: NDArray[np.float64]) -> None:
         """Add a step [groups] to the factors."""

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fairdeploy.bundle import ContributionsRecord
 from fairdeploy.compaction import ChannelGroup, apply_masks, channel_groups
 from fairdeploy.errors import StageError
 from fairdeploy.pruning.concentration import Concentration
 from fairdeploy.pruning.gates import closing_members
-from fairdeploy.pruning.problem import Batch, Objective, Problem
+from fairdeploy.pruning.problem import Batch, Problem
 from fairdeploy.pruning.slices import contributions
+from tests.pruning.problems import OBJECTIVE, Listed
 
 GROUPS = {"tone": ("light", "dark"), "age": ("young", "old", "oldest")}
-OBJECTIVE = Objective(
-    loss=lambda outputs, targets: functional.cross_entropy(outputs, targets, reduction="none"),
-    right=lambda outputs, targets: outputs.argmax(1) == targets,
-    distance=lambda outputs, teacher: (outputs - teacher).square().mean(1),
-)
-
-
-@dataclass(frozen=True)
-class Listed:
-    """Batches in a list."""
-
-    batches: Sequence[Batch]
-
-    @property
-    def steps(self) -> int:
-        return len(self.batches)
-
-    def epoch(self, number: int) -> Iterator[Batch]:
-        return iter(self.batches)
 
 
 def split(rows: int = 600, shape: tuple[int, ...] = (4,), length: int = 100) -> list[Batch]:
