@@ -31,6 +31,7 @@ from fairdeploy.pruning import (
     fair_teacher,
     recover,
 )
+from fairdeploy.pruning.fair import FairTraining
 from fairdeploy.pruning.objectives import classification
 from fairdeploy.pruning.training import fit
 
@@ -248,14 +249,13 @@ class Run:
         self, arm: Arm, network: nn.Module, source: nn.Module, dense: nn.Module, epochs: int, start: Any
     ) -> Trained:
         """Fine-tune what is left."""
+        problem = self.problem(arm)
         return recover(
             network,
-            self.problem(arm),
+            problem,
             Schedule(epochs, RATE),
             seed=self.seed,
-            limits=arm.limits,
-            reference=dense,
-            start=start,
+            fair=None if arm.limits is None else FairTraining(arm.limits, problem, dense, start),
             distillation=Distillation(source, SHARE) if arm.distilled else None,
         )
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fairdeploy.compaction.bake import private_copy
@@ -35,9 +33,7 @@ def recover(
     schedule: Schedule,
     *,
     seed: int,
-    limits: Constraints | None = None,
-    reference: nn.Module | None = None,
-    start: NDArray[np.float64] | None = None,
+    fair: FairTraining | None = None,
     distillation: Distillation | None = None,
     concentration: float = 0.0,
     example_inputs: tuple[Tensor, ...] = (),
@@ -56,12 +52,8 @@ def recover(
     schedule : Schedule
         No epochs: `module` itself comes back.
     seed : int
-    limits : Constraints, optional
-        Weigh the rows; need a reference.
-    reference : Module, optional
-        The dense network, which drops are counted from.
-    start : array [violations], optional
-        Multipliers to begin with: those of a run that did not learn the rows on which violations are counted.
+    fair : FairTraining, optional
+        Weighs the rows under constraints.
     distillation : Distillation, optional
     concentration : float
         How strongly channels that one group alone depends on are discouraged (`discouraged`).
@@ -82,13 +74,7 @@ def recover(
             "recover: an exported graph cannot be trained (its batch norms are frozen); give it what "
             "CompactModel.trainable() returns, or set prune.recover.epochs: 0"
         )
-    device = schedule.means.device
-    fair = None
-    if limits is not None:
-        if reference is None:
-            raise StageError("recover: limits are counted from a dense network; give it as reference")
-        fair = FairTraining(limits, problem, on_device(reference, device), start)
-    tuned = private_copy(module).to(device)
+    tuned = private_copy(module).to(schedule.means.device)
     reestimate(tuned, problem.recover)
     penalty = discouraged(tuned, module, example_inputs, problem.objective, concentration) if concentration else None
     fit(
@@ -134,13 +120,4 @@ def fair_teacher(
     fair = FairTraining(limits, problem, on_device(dense, schedule.means.device))
     if not fair.violated():
         return Trained(dense, fair)
-    return recover(
-        dense,
-        problem,
-        schedule,
-        seed=seed,
-        limits=limits,
-        reference=dense,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+    return recover(dense, problem, schedule, seed=seed, fair=fair, checkpoint=checkpoint, progress=progress)

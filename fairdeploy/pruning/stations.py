@@ -15,10 +15,11 @@ from fairdeploy.project import Budget, Prune
 from fairdeploy.pruning import processes
 from fairdeploy.pruning.base import Pruned
 from fairdeploy.pruning.checkpoint import Checkpoints, nowhere
+from fairdeploy.pruning.fair import FairTraining
 from fairdeploy.pruning.methods import make_pruner
 from fairdeploy.pruning.problem import Problem
 from fairdeploy.pruning.recover import Trained, fair_teacher, recover
-from fairdeploy.pruning.training import Distillation, Means, Progress, Schedule
+from fairdeploy.pruning.training import Distillation, Means, Progress, Schedule, on_device
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,16 @@ class Stations:
         `start` are the multipliers that pruning settled on while it did not learn the prune split; None where it did
         not train.
         """
-        options = self.options
+        options, limits = self.options, self.options.constraints
         taught = options.has_teacher and options.recover.distillation > 0
+        reference = on_device(self.dense, self.means.device)
         schedule = self._schedule(f"recover {level.name}")
         return recover(
             module,
             self.problem,
             schedule,
             seed=self.seed,
-            limits=options.constraints,
-            reference=self.dense,
-            start=start,
+            fair=None if limits is None else FairTraining(limits, self.problem, reference, start),
             distillation=Distillation(source, options.recover.distillation) if taught else None,
             concentration=options.recover.concentration,
             example_inputs=self.example_inputs,

@@ -14,6 +14,7 @@ from fairdeploy.errors import StageError
 from fairdeploy.project import Constraints, Recover
 from fairdeploy.pruning import Progress, Schedule, recover, set_deterministic
 from fairdeploy.pruning.checkpoint import Checkpoint
+from fairdeploy.pruning.fair import FairTraining
 from fairdeploy.pruning.problem import Batch, Problem
 from fairdeploy.pruning.training import Means, Precision, fit
 from tests.pruning.problems import OBJECTIVE, Listed, listed, problem_of
@@ -46,7 +47,8 @@ def problem() -> Problem:
 def tuned(strength: float | None, **watched: Any) -> dict[str, Tensor]:
     if strength is not None:
         watched |= {"concentration": strength, "example_inputs": (rows(0).batches[0].inputs[0][:4],)}
-    found = recover(net(), problem(), SCHEDULE, seed=3, limits=LIMITS, reference=net(), **watched)
+    whole = problem()
+    found = recover(net(), whole, SCHEDULE, seed=3, fair=FairTraining(LIMITS, whole, net()), **watched)
     return dict(found.module.state_dict())
 
 

@@ -70,7 +70,9 @@ def problem(*, train: Stored | None = None, prune: Stored | None = None) -> Prob
 def trained(limits: Constraints | None, **data: Any) -> tuple[nn.Module, FairTraining | None]:
     reference = data.pop("reference", None) or net()
     progress = data.pop("progress", None)
-    found = recover(net(), problem(**data), SCHEDULE, seed=0, limits=limits, reference=reference, progress=progress)
+    whole = problem(**data)
+    fair = None if limits is None else FairTraining(limits, whole, reference)
+    found = recover(net(), whole, SCHEDULE, seed=0, fair=fair, progress=progress)
     return found.module, found.fair
 
 
@@ -245,7 +247,7 @@ def test_training_touches_only_train_and_prune(splits: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
     pruner = Bilevel(schedule, limits=limits, round_to=1)
     (found,) = pruner.prune(model, example, budgets=[Budget(macs=0.5)], problem=whole, seed=0)
-    recover(found.module, whole, schedule, seed=0, limits=limits, reference=teacher)
+    recover(found.module, whole, schedule, seed=0, fair=FairTraining(limits, whole, teacher))
     assert set(read) == {"train", "prune"}
 
     seen: list[str] = []
