@@ -40,7 +40,7 @@ Source = Literal["dense", "control", "teacher"]
 
 BATCH = 128
 LOOK = 512
-DENSE = Schedule(7, 4e-3, station="dense")
+DENSE_TRAINING = Schedule(7, 4e-3, station="dense")
 TUNED = 7  # epochs of the control's and the teacher's training
 RATE = 1.2e-2  # of pruned networks
 SEARCH = Schedule(1, 4e-3, station="prune")
@@ -219,7 +219,7 @@ class Run:
         torch.manual_seed(self.seed)
         network = self.task.build()
         stream = ArrayStream(self.task, [self.data.train], sampling="natural", seed=self.seed)
-        fit(network, stream, classification(self.spec), DENSE, seed=self.seed)
+        fit(network, stream, classification(self.spec), DENSE_TRAINING, seed=self.seed)
         return network
 
     def source(self, dense: nn.Module, kind: Source) -> nn.Module:
@@ -227,7 +227,7 @@ class Run:
         if kind == "dense":
             return dense
         problem = self.problem(Arm("source"))
-        schedule = Schedule(TUNED, DENSE.learning_rate, station=kind)
+        schedule = Schedule(TUNED, DENSE_TRAINING.learning_rate, station=kind)
         if kind == "control":
             return recover(dense, problem, schedule, seed=self.seed).module
         return fair_teacher(dense, problem, limits_of(self.task), schedule, seed=self.seed).module
@@ -235,9 +235,7 @@ class Run:
     def pruned(self, arm: Arm, source: nn.Module, budget: Budget) -> tuple[CompactModel, Any]:
         """Choose channels and remove them; and return the multipliers that a method settled on meanwhile."""
         pruner: Pruner = ByScore(arm.method, round_to=1) if arm.method != "bilevel" else self.bilevel(arm)
-        (found,) = pruner.prune(
-            source, (self.example,), budgets=[budget], problem=self.problem(arm), seed=self.seed
-        )
+        (found,) = pruner.prune(source, (self.example,), budgets=[budget], problem=self.problem(arm), seed=self.seed)
         start = found.fair.settled() if found.fair is not None and arm.carried else None
         return compact(source if arm.rolled_back else found.module, (self.example,), found.masks), start
 

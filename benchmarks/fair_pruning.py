@@ -3,8 +3,9 @@
 Three tasks, seeds with families of their own, networks of a fifth and a tenth of the multiply-accumulates, short and
 full fine-tuning, judged on 50,000 rows of families that nobody has seen. Rows are kept in
 ``results/fair_pruning.jsonl`` as they finish, and a run that is started again goes on. ``--second`` runs the other
-baselines, 70 and 95 %; ``--ablations`` takes the parts of the method away one by one; ``--development`` is what
-settings were chosen on (other seeds, hence other families in other splits).
+baselines, 70 and 95 %; ``--ablations`` takes the parts of the method away one by one; ``--replication`` asks the
+primary question again with five seeds that nothing was chosen or seen on; ``--development`` is what settings were
+chosen on. Other seeds deal other families to the splits.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fair_tables
 import numpy as np
 import onnxruntime
 import torch
-from fair_arms import DENSE, Arm, Run, ablations, arms, others, timed
-from fair_data import CACHE, Split, task
+from fair_arms import DENSE_TRAINING, Arm, Run, ablations, arms, others, timed
+from fair_data import CACHE, Split, Task, task
 from fair_evaluate import records
 from fair_plot import plot
+from fair_tables import DENSE, Rows, Store, report, settings
 from safetensors.torch import load_file, save_file
 from tables import RESULTS, machine
 from torch import nn
@@ -33,15 +36,44 @@ from fairdeploy.export import export_onnx
 from fairdeploy.project import Budget
 from fairdeploy.pruning import ByScore
 
-SEEDS = (0, 1, 2)
-DEVELOPMENT = (100, 101)
 TASKS = ("kiosk", "presence", "adult")
 SHORT, FULL = 2, 7
-PAIRS = (
-    ("bilevel", "magnitude"),
-    ("bilevel", "control"),
-    ("bilevel", "strong control"),
-)
+AGAINST = ("magnitude", "control", "strong control")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of the benchmark's runs: its rows and tables are named after it.
+
+    Attributes
+    ----------
+    name : str
+    levels : tuple of float
+        Fractions of the multiply-accumulates.
+    chosen : callable
+        ``chosen(task) -> dict`` of arms by name.
+    seeds : tuple of int
+    tasks : tuple of str
+    """
+
+    name: str
+    levels: tuple[float, ...]
+    chosen: Callable[[Task], dict[str, Arm]]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tasks: tuple[str, ...] = TASKS
+
+
+def _asked_again(task: Task) -> dict[str, Arm]:
+    return {name: arm for name, arm in arms(task).items() if name in (*AGAINST, "bilevel")}
+
+
+MAIN = Kind("fair_pruning", (0.1, 0.2), arms)
+KINDS = {
+    "second": Kind("fair_pruning_second", (0.3, 0.2, 0.1, 0.05), lambda task: arms(task) | others(task)),
+    "ablations": Kind("fair_pruning_ablations", (0.1,), ablations),
+    "replication": Kind("fair_pruning_replication", (0.1,), _asked_again, (3, 4, 5, 6, 7), ("kiosk",)),
+    "development": Kind("fair_pruning_development", (0.1, 0.2), arms, (100, 101)),
+}
 
 
 def scores(network: nn.Module, run: Run, split: Split) -> Any:
@@ -80,7 +112,7 @@ class Sources:
         self._held: dict[str, tuple[nn.Module, float]] = {}
 
     def get(self, kind: Any) -> tuple[nn.Module, float]:
-        """Return a dense network, and what it took beyond the one given."""
+        """Return a dense network, and the seconds that its own training took."""
         if kind not in self._held:
             file, run = self.folder / f"{kind}.safetensors", self.run
             if file.exists():
@@ -114,20 +146,26 @@ def row(run: Run, network: nn.Module, dense: Any, **facts: Any) -> dict[str, Any
     }
 
 
-def go(run: Run, chosen: list[Arm], levels: list[float], schedules: list[int], store: fair_tables.Store) -> None:
-    """Run arms that have no row yet."""
+def go(run: Run, chosen: list[Arm], levels: Sequence[float], stores: Sequence[Store]) -> None:
+    """Run arms that have no row yet in any of the stores; the first takes the rows."""
     sources = Sources(run)
     dense, seconds = sources.get("dense")
     said = scores(dense, run, run.data.evaluate)
-    if not store.done(run.task.name, run.seed, "dense", 1.0, DENSE.epochs):
-        facts = {"method": "dense", "keep": 1.0, "epochs": DENSE.epochs, "seconds": seconds}
-        store.append([row(run, dense, said, **facts)])
+
+    def missing(name: str, keep: float, epochs: int) -> bool:
+        return not any(one.done(run.task.name, run.seed, name, keep, epochs) for one in stores)
+
+    if missing(DENSE, 1.0, DENSE_TRAINING.epochs):
+        facts = {"method": DENSE, "keep": 1.0, "epochs": DENSE_TRAINING.epochs, "seconds": seconds}
+        stores[0].append([row(run, dense, said, **facts)])
     for keep in levels:
         for arm in chosen:
-            wanted = [e for e in schedules if not store.done(run.task.name, run.seed, arm.name, keep, e)]
+            wanted = [epochs for epochs in (SHORT, FULL) if missing(arm.name, keep, epochs)]
             if not wanted:
                 continue
             source, source_s = sources.get(arm.source)
+            if arm.source == "dense":
+                source_s = 0.0  # everybody's begins with it
             budget = Budget(macs=keep) if arm.method != "bilevel" else limited(run, keep)
             (compacted, start), prune_s = timed(run.pruned, arm, source, budget)
             for epochs in wanted:
@@ -137,7 +175,7 @@ def go(run: Run, chosen: list[Arm], levels: list[float], schedules: list[int], s
                 found["widths"] = [after for _, after in compacted.removed.values()]
                 if trained.fair is not None:
                     found["limits"] = [one.worst(trained.fair.rates) for one in trained.fair.constraints]
-                store.append([found])
+                stores[0].append([found])
                 print(told(found), flush=True)
 
 
@@ -160,40 +198,39 @@ def told(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--second", action="store_true", help="the other baselines, and 70 and 95 %%")
-    kind.add_argument("--ablations", action="store_true", help="the method with one part less")
-    kind.add_argument("--development", action="store_true", help="the seeds that settings were chosen on")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--second", action="store_true", help="the other baselines, and 70 and 95 %%")
+    kinds.add_argument("--ablations", action="store_true", help="the method with one part less")
+    kinds.add_argument("--replication", action="store_true", help="the primary question again, with five new seeds")
+    kinds.add_argument("--development", action="store_true", help="the seeds that settings were chosen on")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--keep", nargs="+", type=float, help="fractions of the multiply-accumulates")
     parser.add_argument("--tables", action="store_true", help="write the tables of the rows that there are")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    suffix = next((f"_{name}" for name in ("second", "ablations", "development") if getattr(given, name)), "")
-    name = f"fair_pruning{suffix}"
-    store = fair_tables.Store(RESULTS / f"{name}.jsonl")
-    levels, schedules = [0.1, 0.2], [SHORT, FULL]
-    if given.second:
-        levels = [0.3, 0.2, 0.1, 0.05]
-    if given.ablations:
-        levels = [0.1]
-    for one in () if given.tables else given.tasks:
-        for seed in given.seeds or (DEVELOPMENT if given.development else SEEDS):
+    kind = next((one for name, one in KINDS.items() if getattr(given, name)), MAIN)
+    names = dict.fromkeys([kind.name, MAIN.name] if kind.seeds == MAIN.seeds else [kind.name])
+    stores = [Store(RESULTS / f"{name}.jsonl") for name in names]
+    for one in () if given.tables else given.tasks or kind.tasks:
+        for seed in given.seeds or kind.seeds:
             run = Run(task(one), task(one).data(seed), seed)
-            chosen = ablations(run.task) if given.ablations else arms(run.task)
-            if given.second or given.development:
-                chosen = {**chosen, **others(run.task), **ablations(run.task)} if given.arms else {**chosen}
-            if given.second and not given.arms:
-                chosen = {**chosen, **others(run.task)}
-            picked = [arm for arm in chosen.values() if not given.arms or arm.name in given.arms]
-            go(run, picked, given.keep or levels, schedules, store)
-    rows = store.rows()
-    text = f"# Fair pruning\n\n{machine()}\n\n" + fair_tables.report(rows, PAIRS)
-    (RESULTS / f"{name}.md").write_text(text)
+            picked = [arm for arm in kind.chosen(run.task).values() if not given.arms or arm.name in given.arms]
+            go(run, picked, given.keep or kind.levels, stores)
+    write(kind, *(store.rows() for store in stores))
+
+
+def write(kind: Kind, rows: Rows, main: Rows = ()) -> None:
+    """Write the tables and plots of a kind's rows, beside those of the main run at the same settings."""
+    wanted = settings(rows)
+    beside = [one for one in main if one["method"] == DENSE or (one["task"], one["keep"], one["epochs"]) in wanted]
+    own = dict.fromkeys(one["method"] for one in rows if one["method"] not in (DENSE, "bilevel"))
+    pairs = [("bilevel", name) for name in own if main or name in AGAINST]
+    text = f"# Fair pruning\n\n{machine()}\n\n" + report([*beside, *rows], pairs)
+    (RESULTS / f"{kind.name}.md").write_text(text)
     for one in dict.fromkeys(found["task"] for found in rows):
-        (RESULTS / f"{name}_{one}.svg").write_text(plot(rows, one))
+        (RESULTS / f"{kind.name}_{one}.svg").write_text(plot([*beside, *rows], one))
 
 
 if __name__ == "__main__":

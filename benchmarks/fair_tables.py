@@ -1,8 +1,8 @@
 """From rows of runs to tables and paired comparisons; rows are kept as they finish.
 
 A row is flat: ``task``, ``seed``, ``method``, ``keep``, ``epochs`` name the run, `COSTS` say what it cost, the rest is
-the record of `fair_evaluate.records`. The method `DENSE` is what drops are counted from; seconds are held against those
-of `CHEAPEST`. One task, level and schedule is a *setting*.
+the record of `fair_evaluate.records`. The method `DENSE` is what drops are counted from; seconds count what follows it
+and are held against those of `COST_OF_ONE`. One task, level and schedule is a *setting*.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fairdeploy.records import write_atomic
 KEY = ("task", "seed", "method", "keep", "epochs")
 COSTS = ("macs", "parameters", "latency_ms", "seconds")
 DENSE = "dense"
-CHEAPEST = "magnitude"
+COST_OF_ONE = "strong control"
 PERCENT = {
     "accuracy": "accuracy",
     "worst_group_accuracy": "worst group",
@@ -40,8 +40,9 @@ PERCENT = {
 }
 
 Row = Mapping[str, Any]
+Rows = Sequence[Row]
 Setting = tuple[str, float, int]
-Methods = Mapping[str, Sequence[Row]]
+Methods = Mapping[str, Rows]
 
 
 class Store:
@@ -92,7 +93,7 @@ class Store:
             os.close(folder)
 
 
-def report(rows: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> str:
+def report(rows: Rows, pairs: Sequence[tuple[str, str]]) -> str:
     """Return Markdown: each setting's table, its rates by group, and the named pairs of methods compared.
 
     Raises
@@ -123,12 +124,12 @@ def _key(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in KEY)
 
 
-def settings(rows: Sequence[Row]) -> list[Setting]:
+def settings(rows: Rows) -> list[Setting]:
     """Return task, level and schedule of all but the dense networks, in the order of the rows."""
     return list(dict.fromkeys((row["task"], row["keep"], row["epochs"]) for row in rows if row["method"] != DENSE))
 
 
-def rows_of(rows: Sequence[Row], setting: Setting) -> dict[str, list[Row]]:
+def rows_of(rows: Rows, setting: Setting) -> dict[str, list[Row]]:
     """Return the rows of a setting by their method, after those of the task's dense networks, one for each seed."""
     dense = {row["seed"]: row for row in rows if row["task"] == setting[0] and row["method"] == DENSE}
     found: dict[str, list[Row]] = {DENSE: list(dense.values())}
@@ -138,7 +139,7 @@ def rows_of(rows: Sequence[Row], setting: Setting) -> dict[str, list[Row]]:
     return {method: own for method, own in found.items() if own}
 
 
-def mean(rows: Sequence[Row], name: str) -> float:
+def mean(rows: Rows, name: str) -> float:
     """Return a quantity's mean over seeds; NaN if one does not have it."""
     return float(np.mean([row.get(name, math.nan) for row in rows]))
 
@@ -167,8 +168,8 @@ def _means(methods: Methods) -> list[Row]:
 
 
 def _cost(methods: Methods, method: str) -> float:
-    """Return seconds relative to `CHEAPEST` of the same seeds."""
-    against = {row["seed"]: row["seconds"] for row in methods.get(CHEAPEST, ())}
+    """Return seconds relative to `COST_OF_ONE` of the same seeds."""
+    against = {row["seed"]: row["seconds"] for row in methods.get(COST_OF_ONE, ())}
     own = methods[method]
     if method == DENSE or not all(row["seed"] in against for row in own):
         return math.nan

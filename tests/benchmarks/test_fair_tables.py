@@ -19,8 +19,8 @@ from fair_tables import Store, mean, report, rows_of, settings
 
 from fairdeploy.errors import DataError
 
-HARM = {"dense": 0.3, "magnitude": 2.0, "bilevel & fair": 0.2}
-PAIRS = [("bilevel & fair", "magnitude")]
+HARM = {"dense": 0.3, "strong control": 2.0, "bilevel & fair": 0.2}
+PAIRS = [("bilevel & fair", "strong control")]
 
 
 def run(method, seed, *, task="kiosk", keep=0.1, epochs=2, **more):
@@ -44,7 +44,7 @@ def rows_for(task, *, seeds=3, settings=((0.2, 7), (0.1, 2))):
         costs = {"macs": 1000, "parameters": 77522, "latency_ms": 0.05}
         found.append(run("dense", seed, task=task, keep=1, epochs=0, seconds=9.0, **costs, **made["dense"]))
         for keep, epochs in settings:
-            for method, seconds in (("magnitude", 10.0 + seed), ("bilevel & fair", 15.0 + 1.5 * seed)):
+            for method, seconds in (("strong control", 10.0 + seed), ("bilevel & fair", 15.0 + 1.5 * seed)):
                 found.append(
                     run(method, seed, task=task, keep=keep, epochs=epochs, seconds=seconds, **costs, **made[method])
                 )
@@ -71,43 +71,43 @@ def table_with(text, title):
 def test_rows_are_kept_and_known_again(tmp_path):
     store = Store(tmp_path / "results" / "rows.jsonl")
     assert store.rows() == []
-    store.append([run("magnitude", 0, accuracy=0.9), run("magnitude", 1)])
+    store.append([run("strong control", 0, accuracy=0.9), run("strong control", 1)])
     Store(store.path).append([run("control", 0)])
-    assert [row["method"] for row in store.rows()] == ["magnitude", "magnitude", "control"]
+    assert [row["method"] for row in store.rows()] == ["strong control", "strong control", "control"]
     assert store.rows()[0]["accuracy"] == 0.9
-    assert store.done("kiosk", 0, "magnitude", 0.1, 2)
-    assert not store.done("kiosk", 0, "magnitude", 0.1, 7)
+    assert store.done("kiosk", 0, "strong control", 0.1, 2)
+    assert not store.done("kiosk", 0, "strong control", 0.1, 7)
     assert [path.name for path in store.path.parent.iterdir()] == ["rows.jsonl"]
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (run("magnitude", 0), "there is a row of .* already"),
+        (run("strong control", 0), "there is a row of .* already"),
         ({"task": "kiosk", "seed": 3}, "a row without method, keep, epochs"),
-        (run("magnitude", 3, accuracy=float("nan")), "not JSON compliant"),
+        (run("strong control", 3, accuracy=float("nan")), "not JSON compliant"),
     ],
 )
 def test_rows_that_cannot_be_kept_leave_the_file_as_it_was(tmp_path, wrong, says):
     store = Store(tmp_path / "rows.jsonl")
-    store.append([run("magnitude", 0)])
+    store.append([run("strong control", 0)])
     before = store.path.read_bytes()
     with pytest.raises((DataError, ValueError), match=says):
-        store.append([run("magnitude", 1), wrong])
+        store.append([run("strong control", 1), wrong])
     assert store.path.read_bytes() == before
 
 
 def test_a_row_given_twice_at_once_is_refused(tmp_path):
     store = Store(tmp_path / "rows.jsonl")
     with pytest.raises(DataError, match="already"):
-        store.append([run("magnitude", 0), run("magnitude", 0)])
+        store.append([run("strong control", 0), run("strong control", 0)])
     assert not store.path.exists()
 
 
 @pytest.mark.parametrize("line", ['{"task": "kio', "[]", '{"task": "kiosk"}'])
 def test_a_line_that_is_no_row_is_named(tmp_path, line):
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(run("magnitude", 0)) + "\n" + line + "\n")
+    path.write_text(json.dumps(run("strong control", 0)) + "\n" + line + "\n")
     with pytest.raises(DataError, match=r"rows.jsonl, line 2: .*delete the line"):
         Store(path).rows()
 
@@ -131,16 +131,17 @@ def test_a_table_shows_means_over_seeds_beside_what_an_equal_network_shows(rows)
         assert shown[method]["parameters"] == "77,522"
     groups = {line["method"]: line for line in table_with(text, "TPR VI")}
     assert (
-        groups["magnitude"]["TPR VI"] == f"{100 * mean([r for r in rows if r['method'] == 'magnitude'], 'tpr:VI'):.1f}"
+        groups["strong control"]["TPR VI"]
+        == f"{100 * mean([r for r in rows if r['method'] == 'strong control'], 'tpr:VI'):.1f}"
     )
 
 
-def test_cost_is_relative_to_magnitude_on_the_same_seeds(rows):
+def test_cost_is_relative_to_one_method_on_the_same_seeds(rows):
     shown = {line["method"]: line["cost"] for line in table_with(report(rows, []), "EO")}
-    assert shown == {"dense": "", "magnitude": "1.00", "bilevel & fair": "1.50"}
-    without = [row for row in rows if (row["method"], row["seed"]) != ("magnitude", 2)]
+    assert shown == {"dense": "", "strong control": "1.00", "bilevel & fair": "1.50"}
+    without = [row for row in rows if (row["method"], row["seed"]) != ("strong control", 2)]
     shown = {line["method"]: line.get("cost") for line in table_with(report(without, []), "EO")}
-    assert shown == {"dense": "", "magnitude": "1.00", "bilevel & fair": ""}
+    assert shown == {"dense": "", "strong control": "1.00", "bilevel & fair": ""}
 
 
 def test_what_is_not_defined_has_no_column(presence):
@@ -153,7 +154,7 @@ def test_what_is_not_defined_has_no_column(presence):
 
 def test_named_methods_are_compared_with_both_intervals(rows):
     shown = table_with(report(rows, PAIRS), "difference")
-    (line,) = [one for one in shown if one["difference"] == "bilevel & fair − magnitude: worst TPR"]
+    (line,) = [one for one in shown if one["difference"] == "bilevel & fair − strong control: worst TPR"]
     arms = ([r for r in rows if r["method"] == m and r["keep"] == 0.2] for m in (*PAIRS[0], "dense"))
     arms = [*arms][:2] + [[row for row in rows if row["method"] == "dense"]]
     made = fair_evaluate.compare(*arms, task=fair_data.task("kiosk"))["worst_true_positive_rate"]
@@ -167,9 +168,9 @@ def test_named_methods_are_compared_with_both_intervals(rows):
 
 
 def test_only_seeds_that_both_have_are_compared(rows):
-    fewer = [row for row in rows if (row["method"], row["seed"]) != ("magnitude", 2)]
+    fewer = [row for row in rows if (row["method"], row["seed"]) != ("strong control", 2)]
     assert {line["seeds"] for line in table_with(report(fewer, PAIRS), "difference")} == {"2"}
-    assert "difference" not in report([row for row in rows if row["method"] != "magnitude"], PAIRS)
+    assert "difference" not in report([row for row in rows if row["method"] != "strong control"], PAIRS)
 
 
 def test_a_comparison_without_the_dense_network_is_refused(rows):
@@ -183,9 +184,9 @@ def test_the_plot_shows_each_setting_and_method_and_says_so(rows):
     assert drawn.get("role") == "img"
     assert drawn.find(f"{tag}title").text == "kiosk: accuracy against EO, percent"
     said = drawn.find(f"{tag}desc").text
-    own = [row for row in rows if row["method"] == "magnitude"]
+    own = [row for row in rows if row["method"] == "strong control"]
     gap, accuracy = (100 * mean(own, name) for name in ("equalized_odds_difference", "accuracy"))
-    assert f"keep 0.1, 2 epochs, magnitude: {gap:.1f}, {accuracy:.1f}" in said
+    assert f"keep 0.1, 2 epochs, strong control: {gap:.1f}, {accuracy:.1f}" in said
     panels = drawn.findall(f"{tag}g")
     assert len(panels) == 2
     for panel in panels:
@@ -193,12 +194,15 @@ def test_the_plot_shows_each_setting_and_method_and_says_so(rows):
         assert {"EO, %", "accuracy, %", *HARM} <= set(texts)
         at = {c.get("fill"): float(c.get("cx")) for c in panel.iter(f"{tag}circle")}
         assert len(at) == len(HARM)
-        assert at["#0072b2"] > at["#d55e00"]  # magnitude has the larger gap
+        assert at["#0072b2"] > at["#d55e00"]  # strong control has the larger gap
 
 
 def test_labels_do_not_cover_each_other_and_stay_in_the_picture(rows):
     crowd = [
-        {**row, "method": f"method {number}"} for number in range(14) for row in rows if row["method"] == "magnitude"
+        {**row, "method": f"method {number}"}
+        for number in range(14)
+        for row in rows
+        if row["method"] == "strong control"
     ]
     drawn = ElementTree.fromstring(plot(crowd, "kiosk"))
     tag = "{http://www.w3.org/2000/svg}"
