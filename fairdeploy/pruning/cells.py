@@ -132,10 +132,15 @@ def tally(module: nn.Module, problem: Problem) -> tuple[Cells, Rates]:
     """Count the cells of the prune stream, and the share of each that a network gets right [cells].
 
     Over all processes where there are several; NaN in a cell without rows.
+
+    Raises
+    ------
+    DataError
+        If every row has the same label of several, whether its group is known or not: there is nothing to tell apart.
     """
     size = problem.classes * sum(len(levels) for levels in problem.groups.values())
     cells = Cells(problem.groups, problem.classes, np.zeros(size, np.int64))
-    counts = torch.zeros((2, size), dtype=torch.float64)
+    counts, labels = torch.zeros((2, size), dtype=torch.float64), torch.zeros(problem.classes, dtype=torch.float64)
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     with evaluating(module), torch.no_grad():
         for batch in problem.prune.epoch(0):
@@ -145,6 +150,13 @@ def tally(module: nn.Module, problem: Problem) -> tuple[Cells, Rates]:
                 known = of_row >= 0
                 counts[0].index_add_(0, of_row[known], torch.ones(int(known.sum()), dtype=torch.float64))
                 counts[1].index_add_(0, of_row[known], right[known].double())
+            labels += torch.bincount(batch.labels.cpu(), minlength=problem.classes)
+    labels = processes.summed(labels)
+    if problem.classes > 1 and int((labels > 0).sum()) == 1:
+        raise DataError(
+            f"every row of the prune split has the label {int(labels.argmax())}: there is nothing to tell apart; give "
+            "rows of every class"
+        )
     total, right_ones = processes.summed(counts).numpy()
     with np.errstate(invalid="ignore"):
         return Cells(problem.groups, problem.classes, total.astype(np.int64)), right_ones / total

@@ -126,15 +126,9 @@ def constraints_of(
     Raises
     ------
     StageError
-        If all rows have one label of several, a group has no rows or none of a label that a constraint needs, or a
-        limit is not defined for so many classes; says which.
+        If a group has no rows or none of a label that a constraint needs, or a limit is not defined for so many
+        classes; says which.
     """
-    of_labels = cells.counts.reshape(-1, cells.classes).sum(0)
-    if cells.classes > 1 and np.count_nonzero(of_labels) == 1:
-        raise StageError(
-            f"prune.constraints: every row of the prune split whose group is known has label {of_labels.argmax()}; "
-            "constraints hold what is right of each label against it, so add rows of the others"
-        )
     found: list[Constraint] = []
     start = 0
     for attribute, groups in cells.groups.items():

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from fairdeploy.bundle import CompactionRecord, LogEntry
-from fairdeploy.errors import DataError
 from fairdeploy.project import Budget, Constraints
 from fairdeploy.pruning.cells import tally
 from fairdeploy.pruning.fair import FairTraining
@@ -106,12 +105,6 @@ def measure(
     everybody = replace(problem, prune=_WithEveryone(problem.prune), groups=everyone)
     cells, rates = tally(module, everybody)
     classes = cells.classes
-    labels = cells.counts[:classes]
-    if classes > 1 and (labels > 0).sum() == 1:
-        raise DataError(
-            f"every row of the prune split has the label {int(labels.argmax())}: there is nothing to tell apart; give "
-            "rows of every class"
-        )
     right = (cells.counts * np.nan_to_num(rates)).reshape(-1, classes).sum(1)
     rows = cells.counts.reshape(-1, classes).sum(1)
     names = [(attribute, group) for attribute, groups in everyone.items() for group in groups]

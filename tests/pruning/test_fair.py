@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fairdeploy.data import Rows
-from fairdeploy.errors import StageError
+from fairdeploy.errors import DataError, StageError
 from fairdeploy.model import ModelSpec, TensorSpec
 from fairdeploy.project import Budget, Constraints, Recover
 from fairdeploy.pruning import (
@@ -104,6 +104,28 @@ def test_rows_of_known_groups_are_enough() -> None:
     plain, _ = trained(None, train=half)
     tuned, _ = trained(Constraints(equal_opportunity_difference=0.1), train=half)
     assert gap(tuned) < gap(plain) - 0.1
+
+
+def test_a_label_without_groups_leaves_room_for_limits_on_the_other() -> None:
+    """Whoever is not there has no skin tone: true positive rates have groups, false positive rates do not."""
+
+    def of_positives(found: Stored) -> Stored:
+        tone = np.where(found.rows.labels == 1, found.rows.attributes["tone"], "unknown")
+        return Stored(found.inputs, Rows(found.rows.ids, found.rows.labels, {"tone": tone}))
+
+    data = {"train": of_positives(split(0)), "prune": of_positives(split(1))}
+    plain, _ = trained(None, **data)
+    tuned, _ = trained(Constraints(equal_opportunity_difference=0.1), **data)
+    assert gap(tuned) <= 0.1 + 0.03 < gap(plain)
+    with pytest.raises(StageError, match="no rows with label 0 in group 'light' of tone"):
+        trained(Constraints(equalized_odds_difference=0.1), **data)
+
+
+def test_rows_of_one_label_are_nothing_to_hold_limits_on() -> None:
+    found = split(1)
+    alike = Stored(found.inputs, Rows(found.rows.ids, np.ones_like(found.rows.labels), found.rows.attributes))
+    with pytest.raises(DataError, match="every row of the prune split has the label 1: .* give rows of every class"):
+        trained(Constraints(accuracy_drop=0.1), prune=alike)
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
