@@ -178,9 +178,7 @@ class Networks:
         """Prune, compact, recover and export at one level."""
         compact = self.compact(level)
         recover = self.recover(level)
-        kept = self._export(
-            level.name, recover.digest, lambda: self._with_weights(self._tunable(level), recover.folder)
-        )
+        kept = self._export(level.name, recover.digest, lambda: self._recovered(level))
         record = CompactionRecord.load(compact.folder / "compaction.json")
         found = self._candidate(level.name, level, kept, record.macs_after, record)
         courses = (place / COURSE for place in self._places(level))
@@ -197,7 +195,7 @@ class Networks:
     def _places(self, level: Budget) -> list[Path]:
         """Return the folders that the trainings on the way to a level left, in their order."""
         taught, recovered = self.teach(), self.recover(level)
-        return [*([] if taught is None else [taught.folder]), self.prune().folder / level.name, recovered.folder]
+        return [*([] if taught is None else [taught.folder]), self.prune(level).folder, recovered.folder]
 
     def unpruned(self) -> Candidate:
         """Return the dense network as the only candidate, for ``prune: {method: none}``."""
@@ -237,6 +235,7 @@ class Networks:
             return None
 
         def produce(out: Path, stations: Stations) -> None:
+            stations.check(self._predicted())
             taught = stations.teach()
             assert taught is not None
             _write_training(out, taught, "teacher")
@@ -249,32 +248,54 @@ class Networks:
         taught = self.teach()
         return self.dense if taught is None else self._with_weights(self.dense, taught.folder)
 
-    def prune(self) -> Kept:
-        """Choose which channels to keep, at every level at once."""
+    def _above(self, level: Budget) -> Budget | None:
+        """Return the level whose recovered network a level goes on from; None where that is the source."""
         options = self.project.prune
-        levels = options.keep.levels if options.keep else ()
-        timed = options.round_to == "latency" or any(level.latency is not None for level in levels)
-        backend = self._measurable_backend() if timed else None
+        if not options.iterative or options.keep is None or level == options.keep.levels[0]:
+            return None
+        return options.keep.levels[options.keep.levels.index(level) - 1]
+
+    def _start(self, level: Budget) -> nn.Module:
+        """The network that a level prunes."""
+        above = self._above(level)
+        if above is None:
+            return self.source
+        return self._recovered(above)
+
+    def _recovered(self, level: Budget) -> nn.Module:
+        """The network of a level as recovery left it."""
+        return self._with_weights(self._tunable(level), self.recover(level).folder)
+
+    def prune(self, level: Budget) -> Kept:
+        """Choose which channels to keep at a level."""
+        options = self.project.prune
+        timed = options.round_to == "latency" or level.latency is not None
+        backend = self._measurable_backend if timed else None
         multiple = options.round_to if isinstance(options.round_to, int) else 8
-        how: str = options.method
+        how = f"{level.name}, {options.method}"
         facts: dict[str, Any] = {}
         if backend is not None:
             how, facts = f"{how}, timed in {backend}", {"latency": circumstances(backend)}
         elif timed:
             how = f"{how}, in multiples of {multiple}: no target's runtime runs here"
-        taught = self.teach()
+        taught, above = self.teach(), self._above(level)
+        start = None if above is None else self.recover(above).digest
 
         def produce(out: Path, stations: Stations) -> None:
-            predicted, whole = self._latencies(backend) if backend else (None, None)
+            stations.check(self._predicted())
+            network = self._start(level)
+            predicted, last_word = self._latencies(backend, above) if backend else (None, None)
             rounding: dict[str, Any] = {"round_to": multiple, "latency_ms": predicted}
             if options.round_to == "latency" and predicted is not None:
-                rounding |= {"round_to": predicted, "last_word": whole}
-            for level, pruned in zip(levels, stations.prune(self.source, levels, **rounding), strict=True):
-                text = {name: "".join("01"[int(keep)] for keep in mask) for name, mask in pruned.masks.items()}
-                place = out / level.name
-                place.mkdir()
-                (place / MASKS).write_text(json.dumps(text, indent=1))
-                _write_training(place, pruned, f"prune[{level.name}]", weights=pruned.module is not self.source)
+                rounding |= {"round_to": predicted, "last_word": last_word}
+            if above is not None:
+                rounding["whole"] = stations.whole()
+                if level.latency is not None and (dense := self._predicted()) is not None:
+                    rounding["whole"]["latency"] = dense([{}])[0]
+            pruned = stations.prune(network, level, **rounding)
+            text = {name: "".join("01"[int(keep)] for keep in mask) for name, mask in pruned.masks.items()}
+            (out / MASKS).write_text(json.dumps(text, indent=1))
+            _write_training(out, pruned, f"prune[{level.name}]", weights=pruned.module is not network)
 
         return self._train(
             "prune",
@@ -282,7 +303,8 @@ class Networks:
             of=how,
             method=options.method,
             search=options.search.model_dump(mode="json") if options.method == "bilevel" else None,
-            levels=[level.limits for level in levels],
+            level=level.limits,
+            above=start,
             round_to=multiple if backend is None else options.round_to,
             teacher=None if taught is None else taught.digest,
             **self._learning(),
@@ -295,8 +317,7 @@ class Networks:
         return {
             "model": self.identity,
             "teacher": None if taught is None else taught.digest,
-            "pruned": self.prune().digest,
-            "level": level.limits,
+            "pruned": self.prune(level).digest,
         }
 
     def _learning(self) -> dict[str, Any]:
@@ -311,22 +332,31 @@ class Networks:
             "seed": self.project.seed,
         }
 
+    @cached_property
     def _measurable_backend(self) -> str | None:
         """Return the backend of the first target whose runtime runs on this machine."""
         named = (load_target(use.use, self.folder).runtime.backend for use in self.project.targets)
         return next((name for name in named if "run" in backends.load(name).capability().can), None)
 
-    def _latencies(self, backend: str) -> tuple[Latency, Latency]:
-        """Return what predicts the dense network's latency under masks, and what measures it."""
+    def _latencies(self, backend: str, above: Budget | None = None) -> tuple[Latency, Latency]:
+        """Return what predicts a network's latency under masks, and what measures it: the dense one or a level's."""
         from fairdeploy.pruning.latency_table import LatencyTable, network_latency, time_whole
 
         inputs = {name: (1, *tensor.row_shape) for name, tensor in self.project.spec.inputs.items()}
-        dense = Timed(self.export_dense().folder / "model.onnx", inputs)
+        network, onnx = self.dense, self.export_dense().folder / "model.onnx"
+        if above is not None:
+            network, onnx = self._recovered(above), self.candidate(above).onnx
         table = LatencyTable(backend, self.store)
         return (
-            network_latency(table, self.dense, self.example_inputs, dense),
-            time_whole(table, self.dense, self.example_inputs, self._write_onnx, inputs),
+            network_latency(table, network, self.example_inputs, Timed(onnx, inputs)),
+            time_whole(table, network, self.example_inputs, self._write_onnx, inputs),
         )
+
+    def _predicted(self) -> Latency | None:
+        """Return what predicts the dense network's latency, where a level limits it and something here measures it."""
+        keep, backend = self.project.prune.keep, self._measurable_backend
+        limited = keep is not None and any(level.latency is not None for level in keep.levels)
+        return self._latencies(backend)[0] if limited and backend is not None else None
 
     def compact(self, level: Budget) -> Kept:
         """Remove the channels for good and prove that the outputs stayed."""
@@ -354,9 +384,7 @@ class Networks:
         def produce(out: Path) -> None:
             from fairdeploy.pruning.front import measure
 
-            network = self.dense
-            if level is not None and recovered is not None:
-                network = self._with_weights(self._tunable(level), recovered.folder)
+            network = self.dense if level is None else self._recovered(level)
             found = measure(network, self.problem, self.project.prune.constraints, self.dense)
             found.save(out / MEASURED)
 
@@ -378,9 +406,9 @@ class Networks:
             from fairdeploy.pruning.determinism import set_deterministic
             from fairdeploy.pruning.serves import serves
 
-            after = self._with_weights(self._tunable(level), recovered.folder)
+            before, after = self._start(level), self._recovered(level)
             with set_deterministic(self.project.seed):
-                found = serves(self.source, after, self._masks(level), self.example_inputs, self.problem)
+                found = serves(before, after, self._masks(level), self.example_inputs, self.problem)
             found.save(out / SERVES)
 
         kept = self.store.run("serves", produce, of=level.name, recovered=recovered.digest, **self._learning())
@@ -415,24 +443,25 @@ class Networks:
         self._told(at.done, at.total, "; ".join(at.violations))
 
     def _masks(self, level: Budget) -> Masks:
-        text = json.loads((self.prune().folder / level.name / MASKS).read_text())
+        text = json.loads((self.prune(level).folder / MASKS).read_text())
         return {name: np.array([bit == "1" for bit in bits]) for name, bits in text.items()}
 
     def _gated(self, level: Budget) -> nn.Module:
-        """The network that a level's masks belong to: the source, or what pruning trained with them."""
-        trained = self.prune().folder / level.name
-        return self._with_weights(self.source, trained) if (trained / WEIGHTS).exists() else self.source
+        """The network that a level's masks belong to: what it prunes, or that after training with them."""
+        trained, start = self.prune(level).folder, self._start(level)
+        return self._with_weights(start, trained) if (trained / WEIGHTS).exists() else start
 
     def _multipliers(self, level: Budget) -> NDArray[np.float64] | None:
         """Return what pruning settled on for a level's constraints; None where it did not train."""
-        file = self.prune().folder / level.name / MULTIPLIERS
+        file = self.prune(level).folder / MULTIPLIERS
         return np.array(json.loads(file.read_text())) if file.exists() else None
 
     def _compacted(self, level: Budget) -> CompactModel:
         if level not in self._compact:
             from fairdeploy.compaction import compact
 
-            self._compact[level] = compact(self._gated(level), self.example_inputs, self._masks(level))
+            found, above = compact(self._gated(level), self.example_inputs, self._masks(level)), self._above(level)
+            self._compact[level] = found if above is None else found.counted_from(self._compacted(above))
         return self._compact[level]
 
     def _tunable(self, level: Budget) -> nn.Module:

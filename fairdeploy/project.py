@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -273,6 +274,8 @@ class Search(Record):
 class Prune(Record):
     """How the network is made small.
 
+    With ``iterative`` each level of ``keep`` goes on from the recovered network of the level before it (Han et al.,
+    "Learning both Weights and Connections", NeurIPS 2015), else from the dense one.
     ``round_to: latency`` rounds channels to what is fast in the first target's runtime that runs on this machine.
     ``constraints`` are what training keeps to on the prune split. With a ``teacher`` the dense network is first made
     fair under them, and is what is pruned and distilled from. ``search`` is for ``method: bilevel``.
@@ -282,6 +285,7 @@ class Prune(Record):
 
     method: Method = "none"
     keep: Keep | None = None
+    iterative: bool = Field(default=False, strict=True)
     round_to: Annotated[int, Field(ge=1)] | Literal["latency"] = 8
     teacher: bool = True
     search: Search = Search()
@@ -297,9 +301,22 @@ class Prune(Record):
             raise ValueError("constraints are met by fine-tuning what was pruned: give recover.epochs and a method")
         if self.serves and self.method == "none":
             raise ValueError("serves is about the channels of a pruned network: give a method, or leave it out")
+        if self.iterative:
+            self._levels_go_down()
         if self.method != "bilevel" and "search" in self.model_fields_set:
             raise ValueError("search is for method: bilevel")
         return self
+
+    def _levels_go_down(self) -> None:
+        levels = self.keep.levels if self.keep else ()
+        if len(levels) < 2 or not self.recover.epochs:
+            raise ValueError("iterative goes from level to level: give keep two levels or more, and recover.epochs")
+        for above, below in pairwise(levels):
+            if any(below.limits[name] > limit for name, limit in above.limits.items()):
+                raise ValueError(
+                    f"iterative goes down from level to level, but {below.name} follows {above.name}: give the largest "
+                    "first"
+                )
 
     @property
     def has_teacher(self) -> bool:

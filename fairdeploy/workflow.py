@@ -213,10 +213,15 @@ def _look(
 
 
 def _point_latest(place: Path) -> None:
+    latest = place.parent / "latest"
+    if latest.is_dir() and not latest.is_symlink():  # a copy of the project whose links were followed
+        raise ConfigError(
+            f"a folder is in the way of the link to the newest build; remove it ({place.name} is sealed)", file=latest
+        )
     link = place.parent / f".latest-{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(place.name)
-    link.replace(place.parent / "latest")
+    link.replace(latest)
 
 
 def regate(

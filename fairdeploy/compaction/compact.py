@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,23 @@ class CompactModel:
         tuned = self.module if self.masked is None else vars(self).get("_training_graph")
         save_graph(self.graph_module if tuned is None else _evaluation_graph(tuned, self.example_inputs), directory)
         self.record().save(directory / "compaction.json")
+
+    def counted_from(self, first: CompactModel) -> CompactModel:
+        """Return the same network with its costs and widths counted from the network that `first` was made from.
+
+        For one that was compacted again after training. The proof stays that of the last removal. To be called before
+        it is trained.
+        """
+        widths = dict(first.removed)
+        for name, (before, after) in self.removed.items():
+            widths[name] = widths.get(name, (before, after))[0], after
+        return replace(
+            self,
+            macs_before=first.macs_before,
+            parameters_before=first.parameters_before,
+            bytes_before=first.bytes_before,
+            removed=widths,
+        )
 
     def record(self) -> CompactionRecord:
         """Return what goes to disk."""

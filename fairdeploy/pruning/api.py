@@ -24,7 +24,6 @@ from fairdeploy.pruning.fair import FairTraining
 from fairdeploy.pruning.front import Measured, Option, costs_of, decide, measure
 from fairdeploy.pruning.objectives import custom, first_output, of_classes
 from fairdeploy.pruning.problem import Objective, Problem
-from fairdeploy.pruning.scored import ByScore
 from fairdeploy.pruning.stations import Stations
 from fairdeploy.pruning.streams import LoaderStream, Pooled
 from fairdeploy.pruning.training import Means, Precision, Progress
@@ -110,6 +109,7 @@ def prune(
     prune: Iterable[Any],
     groups: Mapping[str, Sequence[str]],
     keep: Mapping[str, float | Sequence[float]],
+    iterative: bool = False,
     method: str = "bilevel",
     constraints: Mapping[str, Any] | None = None,
     teacher: bool = True,
@@ -149,6 +149,8 @@ def prune(
         The levels of each sensitive attribute.
     keep : mapping of str to float or sequence of float
         What is kept of macs, parameters, size and latency, as in a project; lists give one candidate for each level.
+    iterative : bool
+        Whether each level goes on from the recovered network of the level before it, else from the dense one.
     method : str
         As in a project.
     constraints : mapping of str to float, optional
@@ -206,6 +208,7 @@ def prune(
         {
             "method": method,
             "keep": keep,
+            "iterative": iterative,
             "round_to": round_to,
             "teacher": teacher,
             "recover": {**recovering, "splits": list(recover_on)},
@@ -222,25 +225,36 @@ def prune(
     assert options.keep is not None
     levels, limits = options.keep.levels, options.constraints
     rounding: dict[str, Any] = {"round_to": round_to, "latency_ms": latency}
-    for _ in ByScore(**rounding).prune(dense, inputs, budgets=levels, problem=None, seed=seed):
-        pass  # a level out of reach is known before anything is trained
+    if options.iterative and any(level.latency is not None for level in levels):
+        raise ConfigError(
+            "prune: what measures latency measures the network given, and iterative levels prune others; limit macs, "
+            "parameters or size, or take the levels one by one"
+        )
     measured = measure(dense, problem, limits, dense)
     checkpoints: Checkpoints = nowhere
     if checkpoint is not None:
         identity = _identity(dense, problem, options, means, seed, measured)
         checkpoints = in_folder(Path(checkpoint), identity, checkpoint_every)
     stations = Stations(dense, inputs, problem, options, seed, means, checkpoints, progress)
+    stations.check(latency)
     taught = stations.teach()
     source = dense if taught is None else taught.module
     said = _said("teacher", None if taught is None else taught.fair)
-    found = []
-    for level, pruned in zip(levels, stations.prune(source, levels, **rounding), strict=True):
+    found: list[tuple[Budget, CompactModel, Measured, tuple[LogEntry, ...]]] = []
+    rounding["whole"] = stations.whole() if options.iterative else None
+    network, above = source, None
+    for level in levels:
+        pruned = stations.prune(network, level, **rounding)
         model = compact(pruned.module, inputs, pruned.masks)
+        if above is not None:
+            model = model.counted_from(above)
         start = None if pruned.fair is None else pruned.fair.settled()
         tuned = stations.recover(model.trainable(), level, source, start)
         model.trainable().load_state_dict(tuned.module.state_dict())
         decisions = (*said, *_said(f"prune[{level.name}]", pruned.fair), *_said(f"recover[{level.name}]", tuned.fair))
         found.append((level, model, measure(tuned.module, problem, limits, dense), decisions))
+        if options.iterative:
+            network, above = tuned.module, model
     verdicts = decide([Option(level.name, costs_of(model.record(), level), right) for level, model, right, _ in found])
     smaller = tuple(
         Smaller(level.name, level, model, right, verdict.decision == "kept", (*decisions, verdict))

@@ -81,7 +81,7 @@ class Allocation:
             return
         done = min(1.0, (step - 1) / (RAMP * total))
         share = 1 + max(0.0, self._dense_use - 1) * (1 - done) ** 3
-        self.kept = share / max(1.0, self._dense_use)
+        self.kept = min(1.0, share * min(self._use.budget.limits.values()))
         temperature = TEMPERATURES[0] + (TEMPERATURES[1] - TEMPERATURES[0]) * done
         self.scale = self._widths.scale_of(self._use, share)
         counts = self.counts()
@@ -166,6 +166,7 @@ class Bilevel:
         The share that the distance from the network given, as a teacher, has in the lower level's loss.
     round_to : int or callable
     last_word, latency_ms : callable, optional
+    whole : mapping of str to float, optional
         See `ByScore`.
     checkpoints : callable
         Where the phase of each level is kept.
@@ -179,6 +180,7 @@ class Bilevel:
     round_to: int | Latency = 8
     last_word: Latency | None = None
     latency_ms: Latency | None = None
+    whole: Mapping[str, float] | None = None
     checkpoints: Checkpoints = nowhere
     progress: Callable[[Progress], None] | None = None
 
@@ -203,9 +205,9 @@ class Bilevel:
         device = self.schedule.means.device
         for budget in budgets:  # one out of reach is refused before anything is trained
             multiple = 1 if callable(self.round_to) else self.round_to
-            round_counts(groups, scores, BudgetUse(budget, costs), round_to=multiple)
+            round_counts(groups, scores, BudgetUse(budget, costs, self.whole), round_to=multiple)
         for budget in budgets:
-            use = BudgetUse(budget, costs)
+            use = BudgetUse(budget, costs, self.whole)
             schedule = replace(self.schedule, station=f"{self.schedule.station} {budget.name}")
             trained = private_copy(model).to(device)
             gated, widths = Gated(trained, groups, closing), Widths(groups, scores)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,6 +44,24 @@ class Costs:
     parameters: Count
     size_bytes: Count
     latency_ms: Latency | None = None
+
+    def of(self, name: str, masks: Masks) -> float:
+        """Return a cost that a budget limits, by its name there.
+
+        Raises
+        ------
+        StageError
+            If it is the latency, and nothing measures it.
+        """
+        if name == "latency":
+            if self.latency_ms is None:
+                raise StageError(
+                    "prune.keep.latency: nothing measures latency here; install a target's runtime (from Python: give "
+                    "latency=), or limit macs, parameters or size instead"
+                )
+            return self.latency_ms([masks])[0]
+        count: Count = getattr(self, "size_bytes" if name == "size" else name)
+        return count(masks)
 
 
 def groups_and_costs(
@@ -94,6 +112,8 @@ class BudgetUse:
     ----------
     budget : Budget
     costs : Costs
+    whole : mapping of str to float, optional
+        The costs that the budget's fractions are of; those without masks where it is left out.
 
     Raises
     ------
@@ -104,16 +124,17 @@ class BudgetUse:
 
     budget: Budget
     costs: Costs
+    whole: Mapping[str, float] | None = None
 
     def __call__(self, masks: Masks) -> float:
         """Return the largest cost as a share of its limit."""
-        return max(self._cost(name, masks) / limit for name, limit in self._limits.items())
+        return max(self.costs.of(name, masks) / limit for name, limit in self._limits.items())
 
     def out_of_reach(self, smallest: Masks, multiple: int) -> StageError:
         """Return what to raise where even the smallest network, with channels in some multiple, exceeds the budget."""
         said = []
         for name, limit in self._limits.items():
-            cost, fraction = self._cost(name, smallest), self.budget.limits[name]
+            cost, fraction = self.costs.of(name, smallest), self.budget.limits[name]
             if cost > limit:
                 share = math.ceil(cost / limit * fraction * 1000) / 1000
                 said.append(
@@ -124,21 +145,11 @@ class BudgetUse:
 
     @cached_property
     def _limits(self) -> dict[str, float]:
-        limits = {name: fraction * self._cost(name, {}) for name, fraction in self.budget.limits.items()}
+        whole = self.whole or {name: self.costs.of(name, {}) for name in self.budget.limits}
+        limits = {name: fraction * whole[name] for name, fraction in self.budget.limits.items()}
         for name, limit in limits.items():
             if not limit > 0:
                 raise StageError(
                     f"prune.keep.{name}: the dense network has no {WORDS[name]} to be limited; limit another cost"
                 )
         return limits
-
-    def _cost(self, name: str, masks: Masks) -> float:
-        if name != "latency":
-            count: Count = getattr(self.costs, "size_bytes" if name == "size" else name)
-            return count(masks)
-        if self.costs.latency_ms is None:
-            raise StageError(
-                "prune.keep.latency: nothing measures latency here; install a target's runtime (from Python: give "
-                "latency=), or limit macs, parameters or size instead"
-            )
-        return self.costs.latency_ms([masks])[0]

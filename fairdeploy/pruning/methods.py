@@ -38,7 +38,7 @@ def make_pruner(
     progress : callable, optional
         Told how far it is.
     **rounding
-        ``round_to``, ``last_word`` and ``latency_ms`` of `ByScore`.
+        ``round_to``, ``last_word``, ``latency_ms`` and ``whole`` of `ByScore`.
     """
     if options.method != "bilevel":
         return ByScore(options.method, **rounding)

@@ -45,6 +45,8 @@ class ByScore:
         Measures whole networks under masks; of rounding by latency.
     latency_ms : callable, optional
         How long networks take under masks; for budgets that limit it.
+    whole : mapping of str to float, optional
+        The costs that budgets are fractions of, where they are not those of the network given (`BudgetUse`).
 
     Raises
     ------
@@ -56,6 +58,7 @@ class ByScore:
     round_to: int | Latency = 8
     last_word: Latency | None = None
     latency_ms: Latency | None = None
+    whole: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.name not in SCORES:
@@ -75,6 +78,6 @@ class ByScore:
         with set_deterministic(seed):
             scores = SCORES[self.name](Subject(model, groups, problem, seed))
         for budget in budgets:
-            use = BudgetUse(budget, costs)
+            use = BudgetUse(budget, costs, self.whole)
             counts = round_counts(groups, scores, use, round_to=self.round_to, last_word=self.last_word)
             yield Pruned(masks_of(groups, scores, counts), model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from fairdeploy.project import Budget, Prune
 from fairdeploy.pruning import processes
 from fairdeploy.pruning.base import Pruned
+from fairdeploy.pruning.budget import Latency, groups_and_costs
 from fairdeploy.pruning.checkpoint import Checkpoints, nowhere
 from fairdeploy.pruning.fair import FairTraining
 from fairdeploy.pruning.methods import make_pruner
 from fairdeploy.pruning.problem import Problem
 from fairdeploy.pruning.recover import Trained, fair_teacher, recover
+from fairdeploy.pruning.scored import ByScore
 from fairdeploy.pruning.training import Distillation, Means, Progress, Schedule, on_device
 
 
@@ -49,6 +51,30 @@ class Stations:
     checkpoints: Checkpoints = nowhere
     progress: Callable[[Progress], None] | None = None
 
+    def check(self, latency_ms: Latency | None = None) -> None:
+        """Refuse levels out of reach before anything is trained.
+
+        Parameters
+        ----------
+        latency_ms : callable, optional
+            See `ByScore`.
+
+        Raises
+        ------
+        StageError
+            If no channel can be pruned, or a level asks for less than the least network costs.
+        """
+        assert self.options.keep is not None
+        multiple = self.options.round_to if isinstance(self.options.round_to, int) else 1
+        pruner, levels = ByScore(round_to=multiple, latency_ms=latency_ms), self.options.keep.levels
+        for _ in pruner.prune(self.dense, self.example_inputs, budgets=levels, problem=None, seed=self.seed):
+            pass
+
+    def whole(self) -> dict[str, float]:
+        """Return what the dense network costs: the budgets of smaller ones are fractions of it."""
+        _, costs = groups_and_costs(self.dense, self.example_inputs)
+        return {name: costs.of(name, {}) for name in ("macs", "parameters", "size")}
+
     def teach(self) -> Trained | None:
         """Make the dense network fair under the constraints; None where no teacher is wanted."""
         if not self.options.has_teacher:
@@ -59,14 +85,14 @@ class Stations:
             self.dense, self.problem, self.options.constraints, schedule, seed=self.seed, **self._watched(schedule)
         )
 
-    def prune(self, source: nn.Module, levels: Sequence[Budget], **rounding: Any) -> Iterator[Pruned]:
-        """Yield what the method finds for each level; of several processes the first decides on the masks.
+    def prune(self, start: nn.Module, level: Budget, **rounding: Any) -> Pruned:
+        """Return what the method finds for a level; of several processes the first decides on the masks.
 
         Parameters
         ----------
-        source : Module
-            The fair teacher, or the dense network where there is none.
-        levels : sequence of Budget
+        start : Module
+            The fair teacher, or the dense network where there is none; or the network of the level above.
+        level : Budget
         **rounding
             See `make_pruner`.
         """
@@ -78,8 +104,8 @@ class Stations:
             progress=self.progress,
             **rounding,
         )
-        for found in pruner.prune(source, self.example_inputs, budgets=levels, problem=self.problem, seed=self.seed):
-            yield Pruned({name: _of_the_first(mask) for name, mask in found.masks.items()}, found.module, found.fair)
+        (found,) = pruner.prune(start, self.example_inputs, budgets=[level], problem=self.problem, seed=self.seed)
+        return Pruned({name: _of_the_first(mask) for name, mask in found.masks.items()}, found.module, found.fair)
 
     def recover(
         self, module: nn.Module, level: Budget, source: nn.Module, start: NDArray[np.float64] | None

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 
 from fairdeploy.cli import main
 from fairdeploy.line import Line, Listener
+from fairdeploy.pruning.checkpoint import in_folder
 
 Capture = pytest.CaptureFixture[str]
 
@@ -168,7 +170,8 @@ def test_a_killed_run_goes_on_where_it_was(station: str, step: int, pruned: Path
         made = Line(folder, listener=Listener(at.append, lambda kept: None, progress))
         networks = made.networks(made.splits(("train", "prune", "tune")))
         keep = made.project.prune.keep
-        return networks.recover(keep.levels[0]), networks.recover(keep.levels[1]) if keep else None
+        assert keep is not None
+        return [networks.recover(level) for level in keep.levels]
 
     every = _every(monkey := pytest.MonkeyPatch())
     try:
@@ -187,7 +190,7 @@ def test_a_killed_run_goes_on_where_it_was(station: str, step: int, pruned: Path
 
 def _every(monkeypatch: pytest.MonkeyPatch) -> int:
     """Keep a checkpoint every few steps, as the project has few."""
-    monkeypatch.setattr("fairdeploy.pruning.checkpoint.EVERY", 4)
+    monkeypatch.setattr("fairdeploy.pruning.checkpoint.in_folder", partial(in_folder, every=4))
     return 4
 
 

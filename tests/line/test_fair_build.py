@@ -96,3 +96,21 @@ def test_a_plan_knows_the_station(fair: Build, project: Path, tmp_path: Path) ->
     shutil.rmtree(copied / ".fairdeploy" / "store" / "serves")
     missing = [one.label for one in plan(copied).stations if not one.kept]
     assert missing[0].startswith("serves[macs-")
+
+
+def test_iterative_levels_go_on_from_each_other_and_count_from_the_dense_network(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    shutil.copytree(project, folder, symlinks=True)
+    plain = (folder / "plain.yaml").read_text()
+    (folder / "iterative.yaml").write_text(plain.replace("method: magnitude", "method: magnitude\n  iterative: true"))
+    apart, found = (build(folder, config=f"{name}.yaml").record for name in ("plain", "iterative"))
+    assert [one.name for one in found.candidates] == ["macs-0.6", "macs-0.4"]
+    for record in (apart, found):
+        assert all(one.macs_share <= one.keep["macs"] for one in record.candidates)
+    said = {station.station: station.cached for station in found.times}
+    assert said["recover[macs-0.6]"]
+    assert not said["prune[macs-0.4, magnitude]"], "it goes on from another network"
+    assert not said["recover[macs-0.4]"]
+    stations = {one.label: one.kept for one in plan(folder, config="iterative.yaml").stations}
+    assert all(stations.values())
+    assert "prune[macs-0.4, magnitude]" in stations
