@@ -101,7 +101,8 @@ def wanted() -> set[str]:
     """Every shipped data file, as it is called in a wheel."""
     files = [file for folder in SHIPPED[1:] for file in (ROOT / folder).rglob("*") if file.is_file()]
     names = {file.relative_to(ROOT).as_posix() for file in files}
-    return {f"fairdeploy/{name}" for name in names if not {"__pycache__", "build", ".fairdeploy"} & set(name.split("/"))}
+    made = {"__pycache__", "build", ".fairdeploy"}
+    return {f"fairdeploy/{name}" for name in names if not made & set(name.split("/"))}
 
 
 def in_wheel(folder: Path) -> set[str]:
@@ -116,7 +117,8 @@ def test_wheel_and_sdist_carry_what_is_shipped_and_nothing_else(built: Path) -> 
     data = {name for name in shipped if name.split("/")[1] in SHIPPED}
     assert data == wanted()
     (sdist,) = built.glob("*.tar.gz")
-    names = {name.split("/", 1)[1] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as packed:
+        names = {name.split("/", 1)[1] for name in packed.getnames()}
     assert {name.removeprefix("fairdeploy/") for name in wanted()} <= names
     assert not [name for name in names if name in LEFT_BEHIND]
 
@@ -167,6 +169,7 @@ def test_doctor_says_what_a_light_install_lacks_and_build_says_it_before_anythin
     ran(*run, "init", "income", "--example", "adult", folder=tmp_path)
     found = json.loads(ran(*run, "doctor", "-C", "income", "--json", folder=tmp_path))
     assert found["network"]["can"] == []
+    assert found["network"]["reason"] == "not installed: torch, safetensors, onnxscript, onnxslim."
     assert "pip install 'fairdeploy[torch]'" in found["network"]["mend"]
     assert found["targets"]["this-host-int8"] == {"state": "runs", "mend": ""}
     assert found["targets"]["x86-openvino"]["state"] == "missing"

@@ -13,9 +13,7 @@ from fairdeploy import yamlfile
 from fairdeploy.cli import main
 
 ROOT = Path(__file__).parent.parent
-PROJECTS = sorted(
-    file for file in (ROOT / "examples").glob("*/*.yaml") if "model:" in file.read_text() and "data:" in file.read_text()
-)
+PROJECTS = sorted(file for file in (ROOT / "examples").glob("*/*.yaml") if "\nmodel:" in file.read_text())
 TARGETS = sorted((ROOT / "targets").glob("*.yaml"))
 
 

@@ -132,7 +132,10 @@ def test_what_a_build_left_in_an_example_is_not_copied(tmp_path: Path, monkeypat
         (["door", "--example", "kiosks"], "no example 'kiosks'; did you mean 'kiosk'? known: adult, "),
         (["door", "--example", "../adult"], "no example '../adult'"),
         (["door", "--example", "adult", "-t", "jetsn"], "unknown target 'jetsn'; did you mean 'jetson'?"),
-        (["door", "--example", "adult", "--ci", "gitlb"], "no CI 'gitlb'; did you mean 'gitlab'? known: github, gitlab"),
+        (
+            ["door", "--example", "adult", "--ci", "gitlb"],
+            "no CI 'gitlb'; did you mean 'gitlab'? known: github, gitlab",
+        ),
         (["My Door", "--example", "adult"], "'My Door' is none: small letters, digits and hyphens, as in 'my-door'"),
         (["-door", "--example", "adult"], "Unknown option"),
         (["./-door", "--example", "adult"], "as in 'door'"),
