@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from fairdeploy import CONFIG_NAME as CONFIG_NAME
 from fairdeploy import yamlfile
 from fairdeploy.errors import ConfigError, StageError
 from fairdeploy.model import Decision, InputName, ModelSpec, Preprocess, Task, TensorSpec
 from fairdeploy.records import Record
-from fairdeploy.target import ALIASES, Target, resolve_target
+from fairdeploy.target import ALIASES, ID_PATTERN, Target, resolve_target
 from fairdeploy.yamlfile import Document, KeyPath
 
-CONFIG_NAME = "fairdeploy.yaml"
 ImportString = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
@@ -32,7 +32,7 @@ Method = Literal[
     "none", "bilevel", "magnitude", "l1", "batch-norm-scale", "fpgm", "taylor", "fisher", "fairgrape", "random"
 ]
 
-TargetId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$"), AfterValidator(_not_reserved)]
+TargetId = Annotated[str, Field(pattern=ID_PATTERN), AfterValidator(_not_reserved)]
 
 
 class ModelSource(Record):
@@ -132,7 +132,9 @@ class Keep(Record):
     size: tuple[Fraction, ...] = Field(default=(), min_length=1)
     latency: tuple[Fraction, ...] = Field(default=(), min_length=1)
 
-    @field_validator("*", mode="before")
+    @field_validator(
+        "*", mode="before", json_schema_input_type=Fraction | Annotated[tuple[Fraction, ...], Field(min_length=1)]
+    )
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
@@ -339,7 +341,7 @@ class Project(Record):
     """
 
     version: Literal[1]
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=ID_PATTERN)
     task: Task
     seed: int = Field(default=0, ge=0)
     model: ModelSource
@@ -351,7 +353,9 @@ class Project(Record):
     waivers: tuple[dict[str, Any], ...] = ()
     targets: tuple[TargetUse, ...] = Field(min_length=1)
 
-    @field_validator("targets", mode="before")
+    @field_validator(
+        "targets", mode="before", json_schema_input_type=Annotated[tuple[str | TargetUse, ...], Field(min_length=1)]
+    )
     @classmethod
     def _names_are_targets(cls, value: Any) -> Any:
         return [{"use": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value

@@ -13,6 +13,7 @@ from fairdeploy.records import Record
 
 Precision = Literal["fp32", "fp16", "int8"]
 ALIASES = {"jetson": "jetson-orin-nano"}
+ID_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 
 
 class Hardware(Record):
@@ -66,7 +67,7 @@ class Target(Record):
     """One file under ``targets/``; variants start from another by ``extends:``."""
 
     version: Literal[1] = 1
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    id: str = Field(pattern=ID_PATTERN)
     description: str = ""
     hardware: Hardware
     runtime: Runtime
@@ -76,11 +77,11 @@ class Target(Record):
     gates: dict[str, Any] = Field(default_factory=dict)
 
 
-def shipped(folder: Literal["targets", "calibration"]) -> Path:
-    """Return the folder of shipped YAML files: the packaged copy, else the repository's (editable install)."""
+def shipped(folder: Literal["targets", "calibration", "examples"]) -> Path:
+    """Return a folder of what is shipped: the packaged copy, else the repository's (editable install)."""
     here = Path(__file__).resolve().parent
     packaged = here / folder
-    return packaged if list(packaged.glob("*.yaml")) else here.parent / folder
+    return packaged if any(packaged.rglob("*.yaml")) else here.parent / folder
 
 
 def catalogue(project_dir: Path | None = None) -> dict[str, Path]:

@@ -6,13 +6,16 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import cyclopts
 
 from fairdeploy import __version__
 from fairdeploy.cli.common import complain, devices, stdout
-from fairdeploy.devices.base import Device
 from fairdeploy.errors import ExitCode, FairdeployError
+
+if TYPE_CHECKING:
+    from fairdeploy.devices.base import Device
 
 EPILOGUE = """Exit codes: 0 done, every gate passed or is waived; 1 a gate failed; 2 usage or configuration;
 3 nothing could be judged; 4 inconclusive; 5 a digest is bad; 130 interrupted."""
@@ -26,6 +29,7 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
 )
 for name, place, what in (
+    ("init", "init:init", "A new project from an example."),
     ("build", "build:build", "Everything: prune to sealed bundle and report, per target."),
     ("prune", "prune:prune", "Candidates alone: fair teacher, pruning, compaction, fine-tuning."),
     ("compact", "compact:compact", "A network without the channels that carry nothing, and the proof."),
@@ -38,7 +42,8 @@ for name, place, what in (
     ("explain", "explain:explain", "The rows behind a failed or undecided cell, and where they flipped."),
     ("compare", "compare:compare", "Show bundles side by side."),
     ("report", "report:report", "Write the report of a build or a bundle: HTML, Markdown, JUnit, SARIF and more."),
-    ("schema", "schema:schema", "Print the JSON Schema of what fairdeploy writes."),
+    ("schema", "schema:schema", "Print the JSON Schema of a file, for editors and other tools."),
+    ("completion", "completion:completion", "Print the script that completes commands in a shell."),
     ("version", "doctor:version", "Print the version."),
 ):
     app.command(f"fairdeploy.cli.{place}", name=name, help=what)

@@ -18,13 +18,12 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
-from fairdeploy.devices.base import Device
+from fairdeploy import CONFIG_NAME
 from fairdeploy.errors import ExitCode
-from fairdeploy.gates import Verdict, worst_exit
-from fairdeploy.project import CONFIG_NAME, load_project
-from fairdeploy.target import ALIASES
 
 if TYPE_CHECKING:
+    from fairdeploy.devices.base import Device
+    from fairdeploy.gates import Verdict
     from fairdeploy.store import Kept
 
 _devices: ContextVar[Mapping[str, Device]] = ContextVar("devices")
@@ -81,6 +80,9 @@ MEANING = {
 
 def target_names(common: Common) -> dict[str, str]:
     """Return the targets that the project here uses, if there is one: its own id to the name of the file."""
+    from fairdeploy.project import load_project
+    from fairdeploy.target import ALIASES
+
     if not (common.folder / common.config).is_file():
         return {}
     project, _ = load_project(common.folder, common.config)
@@ -124,6 +126,8 @@ def print_result(
     **more: object,
 ) -> int:
     """Print verdicts and return their exit code: as text with `details`, or as one JSON document with `more`."""
+    from fairdeploy.gates import worst_exit
+
     code = worst_exit([verdict.status for verdict in verdicts])
     if common.json:
         plain = [verdict.model_dump(mode="json") for verdict in verdicts]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
-from typing import Annotated
+from importlib.metadata import version as version_of
+from importlib.util import find_spec
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -22,20 +24,26 @@ def doctor(
     strict: Annotated[bool, Parameter(negative="", help="Exit 4 unless every named target runs here.")] = False,
     common: Common | None = None,
 ) -> int:
-    """Say for each backend and target: runs, only compiles, or missing, with what mends it."""
+    """Say for each backend and target: runs, only compiles, or missing, with what mends it.
+
+    Also whether a PyTorch network can be pruned, compacted and exported here.
+    """
     common = common or Common()
+    network = _network()
     known = {name: backends.load(name).capability() for name in backends.names()}
     own = target_names(common)
     names = dict.fromkeys(ALIASES.get(name, name) for name in target or (*own, *catalogue(common.folder)))
     states = {name: _state(load_target(own.get(name, name), common.folder), known) for name in names}
+    rows = {name: capability.__dict__ for name, capability in known.items()}
     if common.json:
         print_json(
             "doctor",
-            backends={name: capability.__dict__ for name, capability in known.items()},
+            network=network,
+            backends=rows,
             targets={name: {"state": state, "mend": mend} for name, (state, mend) in states.items()},
         )
     else:
-        _print(known, states)
+        _print({"PyTorch network": network} | rows, states)
     return ExitCode.INCONCLUSIVE if strict and any(state != "runs" for state, _ in states.values()) else ExitCode.DONE
 
 
@@ -43,6 +51,18 @@ def version() -> int:
     """Print fairdeploy's version and Python's."""
     print(f"fairdeploy {__version__}, Python {platform.python_version()} on {platform.machine()}")
     return ExitCode.DONE
+
+
+def _network() -> dict[str, Any]:
+    """Return what can be done with a PyTorch network, in the form of a backend's `Capability`."""
+    lacking = [name for name in ("torch", "safetensors", "onnxscript", "onnxslim") if find_spec(name) is None]
+    return {
+        "version": None if lacking else version_of("torch"),
+        "can": () if lacking else ("prune", "compact", "export"),
+        "precisions": () if lacking else ("fp32",),
+        "reason": f"not installed: {', '.join(lacking)}." if lacking else "",
+        "mend": "pip install 'fairdeploy[torch]'" if lacking else "",
+    }
 
 
 def _state(target: Target, known: dict[str, Capability]) -> tuple[str, str]:
@@ -59,19 +79,13 @@ def _state(target: Target, known: dict[str, Capability]) -> tuple[str, str]:
     return ("only compiles" if "compile" in capability.can else "missing"), capability.mend
 
 
-def _print(known: dict[str, Capability], states: dict[str, tuple[str, str]]) -> None:
+def _print(rows: dict[str, dict[str, Any]], states: dict[str, tuple[str, str]]) -> None:
     console = stdout()
-    table = Table("backend", "version", "can", "precisions", "what is missing", box=None)
-    for name, capability in known.items():
-        missing = " ".join(filter(None, (capability.reason, capability.mend)))
-        row = (
-            name,
-            capability.version or "-",
-            ", ".join(capability.can) or "-",
-            " ".join(capability.precisions),
-            missing,
-        )
-        table.add_row(*map(Text, row))
+    table = Table("what", "version", "can", "precisions", "what is missing", box=None)
+    for name, row in rows.items():
+        missing = " ".join(filter(None, (row["reason"], row["mend"])))
+        cells = (name, row["version"] or "-", ", ".join(row["can"]) or "-", " ".join(row["precisions"]), missing)
+        table.add_row(*map(Text, cells))
     console.print(table)
     console.print()
     table = Table("target", "here", "what mends it", box=None)

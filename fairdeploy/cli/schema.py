@@ -1,4 +1,4 @@
-"""``fairdeploy schema``: the JSON Schema of what fairdeploy writes."""
+"""``fairdeploy schema``: the JSON Schema of what people write and of what fairdeploy writes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from cyclopts import Parameter
 from fairdeploy.errors import ExitCode
 
 
-def schema(name: Annotated[str, Parameter(help="build, evidence, gates, manifest, report, verdict ...")]) -> int:
-    """Print the JSON Schema (draft 2020-12) of a record that fairdeploy writes."""
+def schema(
+    name: Annotated[str, Parameter(help="project, target; build, evidence, gates, manifest, report, verdict ...")],
+) -> int:
+    """Print the JSON Schema (draft 2020-12) of a project or target file, or of a record that fairdeploy writes."""
     from fairdeploy.report.document import json_schema
 
     print(json.dumps(json_schema(name), indent=1, ensure_ascii=False))

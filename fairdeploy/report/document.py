@@ -1,4 +1,4 @@
-"""Everything as one JSON document with a schema version, and the JSON Schema of each record that is written."""
+"""Everything as one JSON document with a schema version, and the JSON Schema of each file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from fairdeploy.evidence.records import EvidenceRecord
 from fairdeploy.gates import Gates, Verdict
 from fairdeploy.records import Record
 from fairdeploy.report.source import Source
+from fairdeploy.schemas import FILES, file_schema, head
+from fairdeploy.yamlfile import nearest
 
 
 class TargetDocument(Record):
@@ -60,15 +62,15 @@ def _target(bundle: Bundle) -> TargetDocument:
 
 
 def json_schema(name: str) -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of a record as it stands in a file.
+    """Return the JSON Schema (draft 2020-12) of a record as it stands in a file, or of a file that people write.
 
     Raises
     ------
     ConfigError
         If there is no record of that name.
     """
+    if name in FILES:
+        return file_schema(name)
     if name not in RECORDS:
-        raise ConfigError(f"no schema '{name}': there are {', '.join(RECORDS)}")
-    schema = RECORDS[name].model_json_schema(mode="serialization")
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:fairdeploy:schema:{name}:1"}
-    return {**head, **schema}
+        raise ConfigError(f"no schema '{name}'{nearest(name, [*FILES, *RECORDS])}")
+    return {**head(name), **RECORDS[name].model_json_schema(mode="serialization")}

@@ -19,7 +19,7 @@ from tests.conftest import Kiosk
 
 COMMANDS = (
     *("build", "plan", "validate", "doctor", "verify", "judge", "gate", "explain", "compare", "report", "schema"),
-    *("compact", "prune", "targets", "targets ls", "targets show", "version"),
+    *("compact", "prune", "targets", "targets ls", "targets show", "version", "init", "completion"),
 )
 
 
