@@ -201,7 +201,9 @@ def _explain(model: type[BaseModel], document: Document, detail: Any) -> ConfigE
     where = ".".join(str(part) for part in path) or "the file"
     kind, value = detail["type"], detail.get("input")
     if kind == "extra_forbidden":
-        return document.error(f"unknown key '{where}'{nearest(str(path[-1]), _keys_at(model, document.data, path[:-1]))}", path)
+        return document.error(
+            f"unknown key '{where}'{nearest(str(path[-1]), _keys_at(model, document.data, path[:-1]))}", path
+        )
     if kind == "missing":
         missing = detail["loc"][-1]
         return document.error(
@@ -234,7 +236,7 @@ def _real_path(data: Any, loc: tuple[str | int, ...]) -> KeyPath:
 
 
 def _keys_at(model: type[BaseModel], data: Any, path: KeyPath) -> list[str]:
-    """Return the keys that the schema knows at a path, for "did you mean"; of alternatives those that the data chose."""
+    """Return the keys that the schema knows at a path; of alternatives only those of the one that the data chose."""
     schema: Any = model.model_json_schema()
     root = schema
 

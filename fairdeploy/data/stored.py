@@ -29,7 +29,7 @@ from fairdeploy.records import Record, digest
 from fairdeploy.usercode import user_errors
 
 BATCH_ROWS = 256
-BATCH_BYTES = 2**26
+BATCH_BYTES = 2**24
 DTYPES = ("uint8", "float32")
 
 
