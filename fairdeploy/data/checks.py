@@ -60,8 +60,8 @@ def checked_rows(rows: Rows, *, split: str, classes: int, groups: Groups) -> Row
         _refuse_empty(values, f"{split}: context '{name}'", ids)
         if (levels := len(np.unique(values))) > MOST_LEVELS:
             raise DataError(
-                f"{split}: context '{name}' holds {levels:,} different values, at most {MOST_LEVELS} can be told apart: "
-                "put them into a few named ranges or merge them"
+                f"{split}: context '{name}' holds {levels:,} different values, at most {MOST_LEVELS} can be told "
+                "apart: put them into a few named ranges or merge them"
             )
     clusters = None
     if groups.cluster is not None:
