@@ -31,5 +31,5 @@ test: .venv/.dev
 	@touch $@
 
 .venv/.dev: .venv/.base
-	@$(PIP) --editable '.[torch,openvino,parquet,dev]'
+	@$(PIP) --editable '.[torch,openvino,parquet,images,hf,dev]'
 	@touch $@ .venv/.demo

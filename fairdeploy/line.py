@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,16 @@ from fairdeploy import __version__, backends
 from fairdeploy.calibrate import load_recipe
 from fairdeploy.candidates import Candidate, Networks
 from fairdeploy.choose import Choice, choose
-from fairdeploy.data import SPLITS, Split, StoredSplit, check_overlap, load_splits, materialise
+from fairdeploy.data import (
+    SPLITS,
+    Split,
+    StoredSplit,
+    check_overlap,
+    check_source,
+    load_splits,
+    materialise,
+    source_identity,
+)
 from fairdeploy.deploy import Deployment, References
 from fairdeploy.devices import Device, HostDevice
 from fairdeploy.errors import ConfigError, StageError, TargetError
@@ -24,7 +34,6 @@ from fairdeploy.measure import Meter, Model, Predictions
 from fairdeploy.project import CONFIG_NAME, TargetUsed, load_project, resolve_targets
 from fairdeploy.store import Kept, Store
 from fairdeploy.target import ALIASES
-from fairdeploy.usercode import code_digest
 
 STATE = ".fairdeploy"
 
@@ -96,6 +105,11 @@ class Line:
         """The user's splits; calling this calls the user's code."""
         return load_splits(self.project, self.folder)
 
+    @cached_property
+    def _source_identity(self) -> dict[str, Any]:
+        check_source(self.project, self.document, self.folder)
+        return source_identity(self.project, self.folder)
+
     def splits(self, names: Iterable[str] = SPLITS) -> dict[str, StoredSplit]:
         """Load the data set once into the store, and refuse one whose evaluate split overlaps another."""
         project, made = self.project, {}
@@ -111,7 +125,7 @@ class Line:
                 ),
                 of=name,
                 split=name,
-                code=code_digest(self.folder, project.data.files),
+                **self._source_identity,
                 source=project.data.model_dump(mode="json"),
                 groups=project.groups.model_dump(mode="json"),
                 spec=project.spec.digest,

@@ -15,10 +15,9 @@ from fairdeploy import yamlfile
 from fairdeploy.errors import ConfigError, StageError
 from fairdeploy.model import Decision, InputName, ModelSpec, Preprocess, Task, TensorSpec
 from fairdeploy.records import Record
+from fairdeploy.source import DataSource, ImportString
 from fairdeploy.target import ALIASES, ID_PATTERN, Target, resolve_target
 from fairdeploy.yamlfile import Document, KeyPath
-
-ImportString = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
 def _not_reserved(name: str) -> str:
@@ -45,18 +44,6 @@ class ModelSource(Record):
     output: Literal["logits", "probabilities"] = "logits"
     classes: tuple[str, ...] = ("negative", "positive")
     decision: Decision = Decision()
-
-
-class DataSource(Record):
-    """A callable that returns the five splits by name, its arguments, and the files it reads.
-
-    `note` is shown in every report: what the data are, and what they are not.
-    """
-
-    import_: ImportString = Field(alias="import")
-    arguments: dict[str, int | float | str | bool] = Field(default_factory=dict)
-    files: tuple[Path, ...] = ()
-    note: str = ""
 
 
 class Groups(Record):

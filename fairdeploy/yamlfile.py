@@ -201,7 +201,9 @@ def _explain(model: type[BaseModel], document: Document, detail: Any) -> ConfigE
     where = ".".join(str(part) for part in path) or "the file"
     kind, value = detail["type"], detail.get("input")
     if kind == "extra_forbidden":
-        return document.error(f"unknown key '{where}'{nearest(str(path[-1]), _keys_at(model, path[:-1]))}", path)
+        return document.error(
+            f"unknown key '{where}'{nearest(str(path[-1]), _keys_at(model, document.data, path[:-1]))}", path
+        )
     if kind == "missing":
         missing = detail["loc"][-1]
         return document.error(
@@ -233,8 +235,8 @@ def _real_path(data: Any, loc: tuple[str | int, ...]) -> KeyPath:
     return tuple(path)
 
 
-def _keys_at(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """Return the keys that the schema knows at a path, for "did you mean"."""
+def _keys_at(model: type[BaseModel], data: Any, path: KeyPath) -> list[str]:
+    """Return the keys that the schema knows at a path; of alternatives only those of the one that the data chose."""
     schema: Any = model.model_json_schema()
     root = schema
 
@@ -245,6 +247,7 @@ def _keys_at(model: type[BaseModel], path: KeyPath) -> list[str]:
 
     nodes = resolve(schema)
     for part in path:
+        data = data[part]
         below = []
         for node in nodes:
             if isinstance(part, int):
@@ -253,8 +256,17 @@ def _keys_at(model: type[BaseModel], path: KeyPath) -> list[str]:
                 below += resolve(node["properties"][part])
             elif isinstance(node.get("additionalProperties"), dict):
                 below += resolve(node["additionalProperties"])
-        nodes = below
+        nodes = [node for node in below if _is_chosen(node, data)] or below
     return sorted({key for node in nodes for key in node.get("properties", {})})
+
+
+def _is_chosen(node: Any, data: Any) -> bool:
+    """Whether the data hold what tells this alternative from others: its constants and the keys that it must have."""
+    properties = node.get("properties", {})
+    constants = {key: one["const"] for key, one in properties.items() if "const" in one}
+    if not isinstance(data, dict) or any(data.get(key) != value for key, value in constants.items()):
+        return False
+    return bool(constants) or all(key in data for key in node.get("required", ()))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

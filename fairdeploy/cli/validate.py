@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,8 @@ from cyclopts import Parameter
 
 from fairdeploy import yamlfile
 from fairdeploy.cli.common import Common, print_json
-from fairdeploy.errors import ConfigError, ExitCode
+from fairdeploy.data import check_source
+from fairdeploy.errors import ConfigError, ExitCode, MissingExtra
 from fairdeploy.gates import gates_of
 from fairdeploy.project import Project, resolve_targets
 from fairdeploy.target import Target, resolve_target
@@ -21,7 +23,7 @@ def validate(
     output_format: Annotated[Literal["text", "github"], Parameter(help="How errors are printed.")] = "text",
     common: Common | None = None,
 ) -> int:
-    """Check configuration files; no model, no data, no runtime is loaded."""
+    """Check configuration files, and that data files and their columns are there; no model or runtime is loaded."""
     common = common or Common()
     found: list[ConfigError] = []
     for file in files or (common.folder / common.config,):
@@ -50,6 +52,8 @@ def _problems(file: Path) -> list[ConfigError]:
             project = yamlfile.validate(Project, document)
             for used in resolve_targets(project, document, file.parent):
                 gates_of(used, project.task)
+            with suppress(MissingExtra):  # what reads the data may be on another machine
+                check_source(project, document, file.parent)
         return found
     except ConfigError as error:
         return [error]

@@ -8,12 +8,14 @@ tune     choosing among candidates, repair search
 evaluate evidence; never used to choose anything
 ======== =====================================================
 
-A user's callable returns ``dict[str, Split]``. Downstream of it everything reads a `StoredSplit`: the same rows,
-the inputs memory-mapped from the store.
+A user's callable returns ``dict[str, Split]``, and `load_splits` makes the same of a declared format: a folder of
+images, an npz file, a table, a Hugging Face dataset on disk. Downstream of it everything reads a `StoredSplit`: the
+same rows, the inputs memory-mapped from the store.
 """
 
 from fairdeploy.data.checks import checked_rows
-from fairdeploy.data.loading import load_splits
+from fairdeploy.data.formats import check_source
+from fairdeploy.data.loading import load_splits, source_identity
 from fairdeploy.data.overlap import check_overlap
 from fairdeploy.data.splits import SPLITS, UNKNOWN, Rows, Split
 from fairdeploy.data.stored import GroupCount, StoredSplit, count_groups, materialise
@@ -26,8 +28,10 @@ __all__ = [
     "Split",
     "StoredSplit",
     "check_overlap",
+    "check_source",
     "checked_rows",
     "count_groups",
     "load_splits",
     "materialise",
+    "source_identity",
 ]

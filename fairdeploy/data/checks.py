@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.data.splits import UNKNOWN, Rows
+from fairdeploy.data.values import MOST_LEVELS
 from fairdeploy.errors import DataError
 from fairdeploy.project import Groups
 from fairdeploy.yamlfile import nearest
@@ -57,6 +58,11 @@ def checked_rows(rows: Rows, *, split: str, classes: int, groups: Groups) -> Row
     contexts = {name: _column(rows.contexts, name, f"{split}: context", ids) for name in groups.contexts}
     for name, values in contexts.items():
         _refuse_empty(values, f"{split}: context '{name}'", ids)
+        if (levels := len(np.unique(values))) > MOST_LEVELS:
+            raise DataError(
+                f"{split}: context '{name}' holds {levels:,} different values, at most {MOST_LEVELS} can be told "
+                "apart: put them into a few named ranges or merge them"
+            )
     clusters = None
     if groups.cluster is not None:
         clusters = _column({groups.cluster: rows.clusters}, groups.cluster, f"{split}: cluster", ids)

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from fairdeploy.records import Record, digest
 from fairdeploy.usercode import user_errors
 
 BATCH_ROWS = 256
+BATCH_BYTES = 2**24
 DTYPES = ("uint8", "float32")
 
 
@@ -144,12 +146,18 @@ def materialise(
     """
     rows = checked_rows(split.rows, split=out.name, classes=len(spec.classes), groups=groups)
     shapes = {name: tensor.row_shape for name, tensor in spec.inputs.items()}
-    return _write(rows, _user_batches(split), out, shapes=shapes, progress=progress)
+    return _write(rows, _user_batches(split, _at_once(shapes)), out, shapes=shapes, progress=progress)
 
 
-def _user_batches(split: Split) -> Iterator[Batch]:
+def _at_once(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return how many rows of float32 a batch may have."""
+    row_bytes = 4 * sum(math.prod(shape) for shape in shapes.values())
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
+
+
+def _user_batches(split: Split, size: int) -> Iterator[Batch]:
     with user_errors("reading batches"):
-        stream = iter(split.batches(BATCH_ROWS))
+        stream = iter(split.batches(size))
     while True:
         with user_errors("reading batches"):
             batch = next(stream, None)
@@ -246,9 +254,9 @@ class _InputWriter:
             file.close()
 
 
-def _canonical_rows(values: NDArray[Any]) -> list[bytes]:
-    """Return each row's bytes as float32 without negative zeros: equal values are equal whatever their dtype."""
-    return [(row.astype(np.float32) + np.float32(0)).tobytes() for row in values]
+def _canonical_rows(values: NDArray[Any]) -> Iterator[bytes]:
+    """Yield each row's bytes as float32 without negative zeros: equal values are equal whatever their dtype."""
+    return ((row.astype(np.float32) + np.float32(0)).tobytes() for row in values)
 
 
 def _fingerprint(rows: Rows, row_digests: NDArray[np.bytes_], meta: StoredMeta) -> str:

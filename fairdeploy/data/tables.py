@@ -6,20 +6,16 @@ Nothing is guessed about what a column means; that is `fairdeploy.data.predictio
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fairdeploy.errors import DataError, MissingExtra
 
 CHUNK_ROWS = 65_536
-CHUNK_BYTES = 2**26
 Values = Sequence[Any]
 Chunk = dict[str, Values]
 
@@ -93,7 +89,9 @@ def _open_file(file: Path) -> Table:
     if suffix in (".parquet", ".pq"):
         return _parquet(file)
     if suffix == ".npz":
-        return _npz(file)
+        from fairdeploy.data.npzfile import npz_table
+
+        return npz_table(file)
     raise DataError(f"'{suffix}' is no known kind of table: save it as .csv, .parquet or .npz", file=file)
 
 
@@ -110,7 +108,7 @@ def _parquet(file: Path) -> Table:
                 for batch in opened.iter_batches(batch_size=CHUNK_ROWS, columns=list(columns)):
                     yield {name: _plain_arrow(batch.column(name)) for name in columns}
         except (arrow.ArrowException, OSError) as error:
-            raise DataError(f"cannot be read as Parquet: {_first_line(error)}", file=file) from None
+            raise DataError(f"cannot be read as Parquet: {first_line(error)}", file=file) from None
 
     def _plain_arrow(column: Any) -> Values:
         if arrow.types.is_dictionary(column.type):
@@ -122,57 +120,8 @@ def _parquet(file: Path) -> Table:
         with parquet.ParquetFile(file) as opened:
             names = tuple(opened.schema_arrow.names)
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"cannot be read as Parquet: {_first_line(error)}", file=file) from None
+        raise DataError(f"cannot be read as Parquet: {first_line(error)}", file=file) from None
     return Table(file, names, read)
-
-
-def _npz(file: Path) -> Table:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
-            lengths = {}
-            for column, member in members.items():
-                with archive.open(member) as stream:
-                    lengths[column] = _array_header(stream, column, file)[1]
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
-        raise DataError(f"cannot be read as npz: {_first_line(error)}", file=file) from None
-    _refuse_lengths(lengths, file)
-
-    def read(columns: Sequence[str]) -> Iterator[Chunk]:
-        try:
-            with ExitStack() as opened:
-                archive = opened.enter_context(zipfile.ZipFile(file))
-                streams = {column: opened.enter_context(archive.open(members[column])) for column in columns}
-                dtypes = {column: _array_header(stream, column, file)[0] for column, stream in streams.items()}
-                widest = max(dtype.itemsize for dtype in dtypes.values())
-                at_once = max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(widest, 1)))
-                for start in range(0, lengths[columns[0]], at_once):
-                    rows = min(at_once, lengths[columns[0]] - start)
-                    yield {name: _array_part(streams[name], dtypes[name], rows).tolist() for name in columns}
-        except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
-            raise DataError(f"cannot be read as npz: {_first_line(error)}", file=file) from None
-
-    return Table(file, tuple(members), read)
-
-
-def _array_header(stream: IO[bytes], column: str, file: Path) -> tuple[np.dtype[Any], int]:
-    """Return dtype and length of the array that a .npy stream holds; nothing is unpickled."""
-    version = np.lib.format.read_magic(stream)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in read_header:
-        raise DataError(f"column '{column}': format {version} is not known: save it with numpy.savez", file=file)
-    shape, _, dtype = read_header[version](stream)
-    if len(shape) != 1 or dtype.kind not in "Uiufb":
-        what = "pickled objects" if dtype.hasobject else f"{dtype} {list(shape)}"
-        raise DataError(f"column '{column}' holds {what}: expected one text, number or boolean per row", file=file)
-    return dtype, shape[0]
-
-
-def _array_part(stream: IO[bytes], dtype: np.dtype[Any], rows: int) -> NDArray[Any]:
-    content = stream.read(rows * dtype.itemsize)
-    if len(content) != rows * dtype.itemsize:
-        raise EOFError("the file ends too early")
-    return np.frombuffer(content, dtype, rows) if dtype.itemsize else np.zeros(rows, dtype)
 
 
 def _in_memory(data: Any) -> Table:
@@ -188,7 +137,7 @@ def _in_memory(data: Any) -> Table:
     texts = tuple(map(str, names))
     table = Table(None, texts, lambda _: iter(()))  # refuses doubled names before the columns are looked at
     columns = {text: _column(text, data[name]) for text, name in zip(texts, names, strict=True)}
-    _refuse_lengths({name: len(values) for name, values in columns.items()}, None)
+    refuse_lengths({name: len(values) for name, values in columns.items()}, None)
 
     def read(wanted: Sequence[str]) -> Iterator[Chunk]:
         for start in range(0, len(columns[wanted[0]]), CHUNK_ROWS):
@@ -212,11 +161,13 @@ def _listed(values: Values) -> Values:
     return values.tolist() if isinstance(values, np.ndarray) else values
 
 
-def _refuse_lengths(lengths: Mapping[str, int], file: Path | None) -> None:
+def refuse_lengths(lengths: Mapping[str, int], file: Path | None) -> None:
+    """Raise DataError if columns, given with their numbers of rows, are not equally long."""
     if len(set(lengths.values())) > 1:
         (one, n), (other, m) = sorted(lengths.items(), key=lambda item: item[1])[:: len(lengths) - 1][:2]
         raise DataError(f"column '{one}' has {n} rows, but '{other}' has {m}: they must be aligned", file=file)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its kind."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -18,6 +18,7 @@ from fairdeploy.errors import DataError
 
 NAN = frozenset(("nan", "NaN"))
 MOST_DIFFERENT = 1_000
+MOST_LEVELS = 500
 MOST_CHARACTERS = 512
 DECIMAL_COMMA = re.compile(r"\s*\d+,\d+\s*")
 
@@ -116,6 +117,25 @@ class Part:
             raise self.error(
                 int(wrong[0]), f"column '{column}' is {shown}, no probability: scores are numbers from 0 to 1{hint}"
             )
+        return values
+
+    def numbers(self, column: str) -> NDArray[np.float32]:
+        """Return a column's numbers [rows].
+
+        Raises
+        ------
+        DataError
+            At the first value that is missing or no number that float32 can hold.
+        """
+        with np.errstate(over="ignore"):
+            values = _numbers(self.chunk[column]).astype(np.float32)
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if len(wrong):
+            found = self.chunk[column][wrong[0]]
+            missing = found is None or found != found or (isinstance(found, str) and not found.strip())
+            shown = repr(found) if len(repr(found)) < 50 else "a longer text or number"
+            what = "is empty: fill it in or leave the row out" if missing else f"is {shown}: expected a finite number"
+            raise self.error(int(wrong[0]), f"column '{column}' {what}")
         return values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from fairdeploy.data import Rows, Split
 from fairdeploy.model import ModelSpec, TensorSpec
 from fairdeploy.project import Groups
+from tests.data.places import Place
 
 MakeRows = Callable[..., Rows]
 MakeSplit = Callable[..., Split]
@@ -54,3 +56,8 @@ def make_split(make_rows: MakeRows) -> MakeSplit:
         return Split(make_rows(n, **changes), batches)
 
     return make
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)

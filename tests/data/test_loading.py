@@ -119,6 +119,12 @@ def test_wrong_rows_are_told(make_rows: Callable[..., Rows], groups: Groups, cha
         checked_rows(make_rows(**changes), split="tune", classes=2, groups=groups)
 
 
+def test_a_context_with_a_level_for_every_row_is_told(make_rows: Callable[..., Rows], groups: Groups) -> None:
+    rows = make_rows(501, contexts={"site": np.arange(501).astype(str)})
+    with pytest.raises(DataError, match="tune: context 'site' holds 501 different values, at most 500"):
+        checked_rows(rows, split="tune", classes=2, groups=groups)
+
+
 def test_missing_attribute_values_become_unknown_and_undeclared_columns_go(
     make_rows: Callable[..., Rows], groups: Groups
 ) -> None:

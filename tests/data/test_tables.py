@@ -105,6 +105,7 @@ def test_chunks_add_up_to_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     pd.DataFrame(many).to_csv(tmp_path / "rows.csv", index=False)
     monkeypatch.setattr(tables, "CHUNK_ROWS", 4)
     monkeypatch.setattr("fairdeploy.data.csvfile.CHUNK_ROWS", 4)
+    monkeypatch.setattr("fairdeploy.data.npzfile.CHUNK_ROWS", 4)
     for source in (many, tmp_path / "rows.parquet", tmp_path / "rows.npz", tmp_path / "rows.csv"):
         table = open_table(source)
         sizes = [len(chunk["id"]) for chunk in table.read(["id"])]
