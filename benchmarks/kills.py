@@ -1,7 +1,7 @@
 """Kill builds with SIGKILL at random points until they are done: `python benchmarks/kills.py`.
 
-A tiny project is built again and again, each time for a random while, until a build ends by itself; then the next
-project begins, until so many kills are reached. After every kill each result in the store is read again; at the end
+A tiny project is built again and again, each time for a random number of stations and a random part of the next,
+until a build ends by itself; then the next project begins, until so many kills are reached. After every kill each result in the store is read again; at the end
 the results must be those of a build that nobody disturbed, byte for byte, besides measured times and memory. That
 build runs in this process, the others in processes forked from it, which then need not import PyTorch again.
 """
@@ -32,7 +32,8 @@ from fairdeploy.records import file_digest
 MEASURED = ("entry.json", "run.json", "latencies_ms.npy")  # hold times, and memory at its peak
 JUDGED = ("evidence.json", "verdict.json", "manifest.json", "decision-log.json")  # hold these, or their digests
 CHILDREN_END_S = 10
-SLICES = 20  # mean time to a kill, as a part of a build
+STATIONS = 3  # fewer than so many stations end before the next kill
+SLACK_S = 0.3  # what a build does between stations, and after the last
 
 
 def start_build(folder: Path) -> int:
@@ -59,6 +60,20 @@ def wait(child: int, seconds: float) -> int | None:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
     return None
+
+
+def let_live(child: int, folder: Path, seconds: list[float], random: np.random.Generator) -> int | None:
+    """Let a build end a few stations and a part of the next one, which takes so many seconds; its exit code, if any."""
+    store = folder / ".fairdeploy" / "store"
+    target = len(ended(store)) + int(random.integers(STATIONS))
+    while (now := len(ended(store))) < min(target, len(seconds)):
+        if (code := wait(child, 0.01)) is not None:
+            return code
+    return wait(child, random.uniform(0, 1.2 * (seconds[now] if now < len(seconds) else 0.0) + SLACK_S))
+
+
+def ended(store: Path) -> list[Path]:
+    return list(store.glob("*/[0-9a-f]*/entry.json"))
 
 
 def at_work(folder: Path) -> str:
@@ -111,6 +126,8 @@ def disturb(kills: int, seed: int, folder: Path, nowhere: TextIO) -> Iterator[di
             assert fairdeploy(["build", "-C", str(write_project(folder / name)), "-q"]) == 0
         took_s = time.monotonic() - started
     expected = results(folder / "undisturbed")
+    known = sorted(held(folder / "undisturbed" / ".fairdeploy" / "store"), key=lambda one: one.made)
+    seconds = [one.entry.seconds for one in known if one.entry]
     hit: Counter[str] = Counter()
     corrupt: Counter[str] = Counter()
     unequal, unfinished, left, builds, running = [], 0, 0, 0, 0
@@ -118,9 +135,9 @@ def disturb(kills: int, seed: int, folder: Path, nowhere: TextIO) -> Iterator[di
         project = write_project(folder / f"killed-{builds}")
         builds += 1
         while True:
-            allowed_s = random.exponential(took_s / SLICES) if sum(hit.values()) < kills else 3600.0
             child = start_build(project)
-            code = wait(child, allowed_s)
+            done = sum(hit.values()) >= kills
+            code = wait(child, 3600) if done else let_live(child, project, seconds, random)
             if code is not None:
                 break
             os.kill(child, signal.SIGKILL)
