@@ -1,9 +1,10 @@
 """Kill builds with SIGKILL at random points until they are done: `python benchmarks/kills.py`.
 
 A tiny project is built again and again, each time for a random number of stations and a random part of the next,
-until a build ends by itself; then the next project begins, until so many kills are reached. After every kill each result in the store is read again; at the end
-the results must be those of a build that nobody disturbed, byte for byte, besides measured times and memory. That
-build runs in this process, the others in processes forked from it, which then need not import PyTorch again.
+until a build ends by itself; then the next project begins, until so many kills are reached. After every kill each
+result in the store is read again; at the end the results must be those of a build that nobody disturbed, byte for
+byte, besides measured times and memory. That build runs in this process, the others in processes forked from it,
+which then need not import PyTorch again.
 """
 
 from __future__ import annotations
