@@ -23,7 +23,7 @@ from fairdeploy.gates import Gates, gates_of, parse_gates
 from fairdeploy.measure import Meter, Model, Predictions
 from fairdeploy.project import CONFIG_NAME, TargetUsed, load_project, resolve_targets
 from fairdeploy.store import Kept, Store
-from fairdeploy.target import ALIASES
+from fairdeploy.target import ALIASES, Target
 from fairdeploy.usercode import code_digest
 
 STATE = ".fairdeploy"
@@ -87,8 +87,11 @@ class Line:
         if strangers := self.devices.keys() - set(ids):
             raise ConfigError(f"a device was given for '{min(strangers)}', which is no target of this build: {ids}")
         for one in used:
-            backends.load(one.target.runtime.backend)
-            load_recipe(one.target.quantization.calibration, self.folder)
+            try:
+                _check_runtime(one.target)
+                load_recipe(one.target.quantization.calibration, self.folder)
+            except ConfigError as error:
+                raise error if error.file else self.document.error(f"{one.target.id}: {error}", ("targets",)) from None
         return [(one, gates_of(one, self.project.task)) for one in used]
 
     @cached_property
@@ -174,3 +177,13 @@ class Line:
             return self.meter.predict(model, split, device=self.host, of=of)
         except TargetError as error:
             raise StageError(f"the {of} network cannot be run, so nothing can be judged: {error}") from error
+
+
+def _check_runtime(target: Target) -> None:
+    """Refuse a target whose backend is unknown, or can do its precision nowhere."""
+    able = backends.load(target.runtime.backend).capability().precisions
+    if able and target.build.precision not in able:
+        raise ConfigError(
+            f"backend '{target.runtime.backend}' has no precision {target.build.precision}, only {', '.join(able)}: "
+            "change build.precision"
+        )

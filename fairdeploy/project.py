@@ -17,6 +17,7 @@ from fairdeploy.target import ALIASES, Target, resolve_target
 from fairdeploy.yamlfile import Document, KeyPath
 
 CONFIG_NAME = "fairdeploy.yaml"
+MAX_LEVELS = 200  # of an attribute or a context; what has more is an id
 ImportString = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
@@ -74,6 +75,10 @@ class Groups(Record):
         for name, levels in attributes.items():
             if len(levels) < 2 or len(set(levels)) != len(levels) or "unknown" in levels:
                 raise ValueError(f"{name}: declare at least two different levels; 'unknown' is added by itself")
+            if len(levels) > MAX_LEVELS:
+                raise ValueError(
+                    f"{name} has {len(levels)} levels, at most {MAX_LEVELS} can be compared: join them to coarser ones"
+                )
         return attributes
 
 

@@ -21,7 +21,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,11 @@ class Store:
                 kept = None if again else self._read(place, label)
                 if kept is None:
                     self.on_start(label)
-                    kept = self._produce(station, place, label, produce, parts)
+                    try:
+                        kept = self._produce(station, place, label, produce, parts)
+                    except BaseException:
+                        self._tidy(place)
+                        raise
         self.log.append(kept)
         self.on_done(kept)
         return kept
@@ -164,6 +168,16 @@ class Store:
                         shutil.rmtree(work, ignore_errors=True)
             self._in_use = True
 
+    def _tidy(self, place: Path) -> None:
+        """Remove the lock of a place that nothing came to, and the folders that then are empty: a store's first."""
+        lock_of(place).unlink(missing_ok=True)
+        with suppress(OSError):
+            place.parent.rmdir()
+            if [one.name for one in self.root.iterdir()] == [".lock"]:
+                (self.root / ".lock").unlink()
+                self.root.rmdir()
+                self.root.parent.rmdir()
+
     def _read(self, place: Path, label: str) -> Kept | None:
         try:
             entry = Entry.load(place / "entry.json")
@@ -207,6 +221,11 @@ class Store:
         return f"changed: {', '.join(changed)}" if changed else "the kept result is damaged"
 
 
+def lock_of(place: Path) -> Path:
+    """Return the lock beside a file or folder."""
+    return place.parent / f".{place.name}.lock"
+
+
 @contextmanager
 def locked(place: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock beside a file or folder; another process waits for it.
@@ -214,7 +233,7 @@ def locked(place: Path, *, wait: bool = True) -> Iterator[bool]:
     Yields whether it is held: always, unless it was told not to `wait`.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _flocked(place.parent / f".{place.name}.lock", fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)) as mine:
+    with _flocked(lock_of(place), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)) as mine:
         yield mine
 
 

@@ -21,6 +21,7 @@ from fairdeploy.errors import ConfigError, FairdeployError
 from fairdeploy.records import file_digest
 from fairdeploy.yamlfile import nearest
 
+SHOWN_FRAMES = 10
 SKIPPED_FOLDERS = frozenset({"build", "dist", "node_modules", "__pycache__"})
 
 
@@ -89,7 +90,7 @@ def user_errors(doing: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         file, line = _user_line(error)
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise ConfigError(f"{doing} failed: {reason}", file=file, line=line) from error
+        raise ConfigError(f"{doing} failed: {reason}{_shown(error)}", file=file, line=line) from error
 
 
 def code_digest(folder: Path, files: tuple[Path, ...] = ()) -> str:
@@ -157,11 +158,27 @@ def _is_installed(file: Path) -> bool:
     return file.is_relative_to(ours) or any(file.is_relative_to(root) for root in roots)
 
 
+def _shown(error: BaseException) -> str:
+    """Return the traceback from the user's first line on, without ours; of many frames the first and the last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [at for at, frame in enumerate(frames) if _is_users(frame.filename)]
+    if not own:
+        return ""
+    lines = traceback.format_list(frames[own[0] :])
+    left_out = [f"  ... {len(lines) - SHOWN_FRAMES} more\n"] if len(lines) > SHOWN_FRAMES else []
+    lines = [*lines[: SHOWN_FRAMES // 2], *left_out, *lines[-SHOWN_FRAMES // 2 :]] if left_out else lines
+    return "\n" + "".join(lines).rstrip()
+
+
+def _is_users(filename: str) -> bool:
+    return not filename.startswith("<") and not _is_installed(Path(filename).resolve())
+
+
 def _user_line(error: BaseException) -> tuple[Path | None, int | None]:
     """Return the innermost line that belongs to neither us, Python nor an installed package."""
     if isinstance(error, SyntaxError) and error.filename:
         return Path(error.filename), error.lineno
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith("<") and not _is_installed(Path(frame.filename).resolve()):
+        if _is_users(frame.filename):
             return Path(frame.filename), frame.lineno
     return None, None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fairdeploy.data.splits import UNKNOWN, Rows
 from fairdeploy.errors import DataError
-from fairdeploy.project import Groups
+from fairdeploy.project import MAX_LEVELS, Groups
 from fairdeploy.yamlfile import nearest
 
 SHOWN = 5
@@ -35,6 +35,9 @@ def checked_rows(rows: Rows, *, split: str, classes: int, groups: Groups) -> Row
     DataError
         At the first thing that is wrong, naming the column, the row and what to mend.
     """
+    for what, columns in (("attributes", rows.attributes), ("contexts", rows.contexts)):
+        if not isinstance(columns, Mapping):
+            raise DataError(f"{split}: Rows.{what} is {type(columns).__name__}, not a mapping of name to array of text")
     ids = _text(rows.ids, f"{split}: ids")
     if not len(ids):
         raise DataError(f"{split}: has no rows")
@@ -47,16 +50,21 @@ def checked_rows(rows: Rows, *, split: str, classes: int, groups: Groups) -> Row
         raise DataError(
             f"{split}: groups.cluster is '{groups.cluster}', but Rows.clusters is not given: fill it, one name per row"
         )
-    columns = {
+    given = {
         f"attribute '{name}'": _column(rows.attributes, name, f"{split}: attribute", ids) for name in groups.attributes
     }
     attributes = {
-        name: _levels(columns[f"attribute '{name}'"], levels, f"{split}: attribute '{name}'", ids)
+        name: _levels(given[f"attribute '{name}'"], levels, f"{split}: attribute '{name}'", ids)
         for name, levels in groups.attributes.items()
     }
     contexts = {name: _column(rows.contexts, name, f"{split}: context", ids) for name in groups.contexts}
     for name, values in contexts.items():
         _refuse_empty(values, f"{split}: context '{name}'", ids)
+        if (found := len(np.unique(values))) > MAX_LEVELS:
+            raise DataError(
+                f"{split}: context '{name}' has {found} different values, at most {MAX_LEVELS} can be compared: join "
+                "them into coarser ones"
+            )
     clusters = None
     if groups.cluster is not None:
         clusters = _column({groups.cluster: rows.clusters}, groups.cluster, f"{split}: cluster", ids)

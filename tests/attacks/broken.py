@@ -314,14 +314,14 @@ def bad_groups(folder: Path, random: Random) -> str:
 
 
 def group_of_thousands(folder: Path, random: Random) -> str:
-    levels = ", ".join(f"g{at}" for at in range(int(random.choice([1000, 10_000]))))
+    levels = ", ".join(f"g{at}" for at in range(int(random.choice([201, 1000]))))
     spoil(folder, CONFIG, "tone: [light, dark]", f"tone: [{levels}]")
     return AT + r".*levels"
 
 
 def context_of_thousands(folder: Path, random: Random) -> str:
     spoil(folder, CODE, '{"site": site}', '{"site": np.arange(count).astype(str)}')
-    (folder / CODE).write_text((folder / CODE).read_text().replace('"evaluate": 64', '"evaluate": 2000'))
+    (folder / CODE).write_text((folder / CODE).read_text().replace('"evaluate": 64', '"evaluate": 10_000'))
     return r"evaluate: context 'site'"
 
 
@@ -329,7 +329,7 @@ def missing_columns(folder: Path, random: Random) -> str:
     old, new = some(random, ('{"tone": tone}', "{}"), ('{"site": site}', "{}"), ('{"tone": tone}', '{"tones": tone}'),
                     ('{"site": site}', '{"site": site[:3]}'), ('{"tone": tone}', "None"), ('{"tone": tone}', "[tone]"))  # fmt: skip
     spoil(folder, CODE, old, new)
-    return r"train: (attribute|context|Rows)"
+    return r"train: (attribute|context|Rows\.)"
 
 
 def bad_ids(folder: Path, random: Random) -> str:
@@ -452,7 +452,7 @@ def paths_out_of_the_world(folder: Path, random: Random) -> str:
     weights = some(random, "x" * 5000, "a\\0b", "''", "/dev/null", "/", "../" * 60 + "etc/passwd")
     spoil(folder, CONFIG, "weights: dense.safetensors", f'weights: "{weights}"' if weights != "''" else "weights: ''")
     spoil(folder, CONFIG, "- brief", "- this-host")
-    return r"weights|fairdeploy\.yaml"
+    return r"weights|safetensors|fairdeploy\.yaml"
 
 
 KINDS: tuple[Kind, ...] = (
