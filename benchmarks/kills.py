@@ -33,8 +33,10 @@ from fairdeploy.records import file_digest
 MEASURED = ("entry.json", "run.json", "latencies_ms.npy")  # hold times, and memory at its peak
 JUDGED = ("evidence.json", "verdict.json", "manifest.json", "decision-log.json")  # hold these, or their digests
 CHILDREN_END_S = 10
-STATIONS = 3  # fewer than so many stations end before the next kill
-SLACK_S = 0.3  # what a build does between stations, and after the last
+STATIONS = 2  # fewer than so many stations end before the next kill
+LAST = 1.5  # how long a build that has all stations may live, in times of what it takes
+EARLY = 0.1  # so many kills strike while a build starts and reads what it has
+BETWEEN = "between stations"
 
 
 def start_build(folder: Path) -> int:
@@ -63,26 +65,34 @@ def wait(child: int, seconds: float) -> int | None:
     return None
 
 
-def let_live(child: int, folder: Path, seconds: list[float], random: np.random.Generator) -> int | None:
-    """Let a build end a few stations and a part of the next one, which takes so many seconds; its exit code, if any."""
+def let_live(child: int, folder: Path, seconds: list[float], again_s: float, random: np.random.Generator) -> int | None:
+    """Let a build end a few stations and a part of the next one; return its exit code if it ended before.
+
+    Its stations take so many `seconds`, and `again_s` a build that has all of them.
+    """
+    if random.random() < EARLY:
+        return wait(child, random.uniform(0, again_s))
     store = folder / ".fairdeploy" / "store"
-    target = len(ended(store)) + int(random.integers(STATIONS))
-    while (now := len(ended(store))) < min(target, len(seconds)):
+    before = half_made(folder)
+    target = min(len(ended(store)) + int(random.integers(STATIONS)), len(seconds))
+    while (now := len(ended(store))) < target or (now < len(seconds) and not half_made(folder) - before):
         if (code := wait(child, 0.01)) is not None:
             return code
-    return wait(child, random.uniform(0, 1.2 * (seconds[now] if now < len(seconds) else 0.0) + SLACK_S))
+    return wait(child, random.uniform(0, 1.2 * seconds[now] if now < len(seconds) else LAST * again_s))
 
 
 def ended(store: Path) -> list[Path]:
     return list(store.glob("*/[0-9a-f]*/entry.json"))
 
 
-def at_work(folder: Path) -> str:
-    """Name the station that a killed build was at, from what it left half made."""
-    if list(folder.glob("build/.sealing-*")):
-        return "sealing the bundle"
-    half = list(folder.glob(".fairdeploy/store/*/.making-*"))
-    return half[0].parent.name if half else "between stations"
+def half_made(folder: Path) -> set[Path]:
+    """Return what a build has half made, or a killed one left so."""
+    return {*folder.glob("build/.sealing-*"), *folder.glob(".fairdeploy/store/*/.making-*")}
+
+
+def at_work(begun: set[Path]) -> str:
+    """Name the station that a killed build was at, from what it had begun."""
+    return next(("sealing" if one.parent.name == "build" else one.parent.name for one in begun), BETWEEN)
 
 
 def results(folder: Path) -> dict[str, str]:
@@ -120,11 +130,12 @@ def _orphans() -> Iterator[Path]:
 
 def disturb(kills: int, seed: int, folder: Path, nowhere: TextIO) -> Iterator[dict[str, Any]]:
     """Kill builds so often; yield what was found so far after each project."""
-    random = np.random.default_rng(seed)
-    for name in ("warm", "undisturbed"):
-        started = time.monotonic()
+    random, took_s = np.random.default_rng(seed), 0.0
+    for name in ("warm", "undisturbed", "undisturbed"):
+        whole = folder / name if (folder / name).exists() else write_project(folder / name)
+        before_s, started = took_s, time.monotonic()
         with redirect_stdout(nowhere):
-            assert fairdeploy(["build", "-C", str(write_project(folder / name)), "-q"]) == 0
+            assert fairdeploy(["build", "-C", str(whole), "-q"]) == 0
         took_s = time.monotonic() - started
     expected = results(folder / "undisturbed")
     known = sorted(held(folder / "undisturbed" / ".fairdeploy" / "store"), key=lambda one: one.made)
@@ -136,15 +147,16 @@ def disturb(kills: int, seed: int, folder: Path, nowhere: TextIO) -> Iterator[di
         project = write_project(folder / f"killed-{builds}")
         builds += 1
         while True:
+            before = half_made(project)
             child = start_build(project)
             done = sum(hit.values()) >= kills
-            code = wait(child, 3600) if done else let_live(child, project, seconds, random)
+            code = wait(child, 3600) if done else let_live(child, project, seconds, took_s, random)
             if code is not None:
                 break
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             running += runners_at_work()
-            place = at_work(project)
+            place = at_work(half_made(project) - before)
             hit[place] += 1
             corrupt[place] += sum(bool(one.damage()) for one in held(project / ".fairdeploy" / "store"))
         unfinished += code != 0
@@ -156,7 +168,7 @@ def disturb(kills: int, seed: int, folder: Path, nowhere: TextIO) -> Iterator[di
             "kills": sum(hit.values()),
             "builds": builds,
             "seed": seed,
-            "undisturbed_s": round(took_s, 1),
+            "undisturbed_s": round(before_s, 1),
             "files_compared": len(expected),
             "unfinished": unfinished,
             "unequal": unequal,

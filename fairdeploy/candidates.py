@@ -7,6 +7,7 @@ run. A network is rebuilt from the user's module and what the store keeps (masks
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,11 +23,12 @@ from fairdeploy import __version__, backends
 from fairdeploy.bundle import CompactionRecord, LogEntry, ServesRecord, TrainingCourse
 from fairdeploy.data import StoredSplit
 from fairdeploy.devices.together import Timed, circumstances
+from fairdeploy.entries import KEY_LENGTH
 from fairdeploy.errors import ConfigError, MissingExtra
 from fairdeploy.export import ExportReport, export_onnx
 from fairdeploy.project import Budget, Project
 from fairdeploy.records import digest, file_digest
-from fairdeploy.store import KEY_LENGTH, Kept, Store
+from fairdeploy.store import Kept, Store
 from fairdeploy.target import load_target
 from fairdeploy.usercode import call, code_digest, load_object
 
@@ -111,7 +113,7 @@ class Networks:
     def identity(self) -> str:
         """Digest of the user's code, of the weights and of PyTorch's version."""
         weights = self.folder / self.project.model.weights
-        if not weights.is_file():
+        if not os.path.isfile(weights):  # unlike Path's, says no to a name that no file can have
             raise ConfigError(f"model.weights: no such file: {self.project.model.weights}", file=self.folder)
         return digest(
             {

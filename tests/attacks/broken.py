@@ -129,7 +129,7 @@ def wrong_type(folder: Path, random: Random) -> str:
     at = plain[int(random.integers(len(plain)))]
     indent, word, _ = KEY.match(lines[at]).groups()  # type: ignore[union-attr]
     lines[at] = (
-        f"{indent}{word}: {some(random, '{a: {b: 1}}', '[[[]]]', '[{x: y}, 3]', '2026-02-30', '.nan', '', '-.inf')}"
+        f"{indent}{word}: {some(random, '{a: {b: 1}}', '[[[]]]', '[{x: y}, 3]', '2026-02-30', '.nan', '{7: 8}', '-.inf')}"
     )
     write(folder, lines)
     return AT
@@ -343,7 +343,7 @@ def bad_rows(folder: Path, random: Random) -> str:
     values = some(random, "image[start : start + size, :2]", "image[start : start + size, :, :5]", "image[0]",
                   "np.where(np.arange(6) == 2, np.nan, image[start : start + size])", "image[start : start + size] + np.inf",
                   "np.array([object()] * size)", "np.array(['x'] * size)", "[np.zeros((3, 6, 6)), np.zeros((3, 5, 6))]",
-                  "image[start : start + size - 1]", "image", "np.float32(3)", "None",
+                  "image[start : start + size - 1][:60]", "image", "np.float32(3)", "None",
                   "image[start : start + size].astype(complex)")  # fmt: skip
     plain = "image[start : start + size].astype(np.float32)"
     cast = ".astype(np.float32)" if values.startswith(("image", "np.where")) and "complex" not in values else ""
@@ -437,7 +437,7 @@ def broken_target(folder: Path, random: Random) -> str:
 def precision_that_a_backend_lacks(folder: Path, random: Random) -> str:
     base, precision = some(random, "this-host", "x86-openvino"), some(random, "fp16", "bf16", "int4", "FP32")
     (folder / TARGET).write_text(f"extends: {base}\nid: brief\nbuild:\n  precision: {precision}\n")
-    return IN_TARGET + rf".*{precision}"
+    return rf"(brief|fairdeploy)\.yaml:\d+:\d+: .*{precision}"
 
 
 def unknown_backend(folder: Path, random: Random) -> str:
@@ -449,7 +449,7 @@ def unknown_backend(folder: Path, random: Random) -> str:
 
 def paths_out_of_the_world(folder: Path, random: Random) -> str:
     shutil.rmtree(folder / "targets")
-    weights = some(random, "x" * 5000, "a\\0b", "''", "/dev/null", "/", "../" * 60 + "etc/passwd")
+    weights = some(random, "x" * 500, "a\\0b", "''", "/dev/null", "/", "../" * 60 + "etc/passwd")
     spoil(folder, CONFIG, "weights: dense.safetensors", f'weights: "{weights}"' if weights != "''" else "weights: ''")
     spoil(folder, CONFIG, "- brief", "- this-host")
     return r"weights|safetensors|fairdeploy\.yaml"

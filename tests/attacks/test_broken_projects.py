@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from tiny_project import write_project  # noqa: E402
 
 CASES = 300
-OURS = re.compile(r'fairdeploy/(?!testing)\w+(/\w+)?\.py"?[:,]|Traceback|unexpected')
+OURS = re.compile(r'fairdeploy/(?!testing)\w+(/\w+)?\.py"?[:,]|Traceback|unexpected \w+(Error|Exit)')
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +83,18 @@ def test_every_broken_project_ends_in_one_clear_message(
             found[f"{number} {kind.__name__}"] = f"{problems} {said[:600]}"
         shutil.rmtree(folder)
     assert not found, "\n".join(f"{name}: {text}" for name, text in found.items())
+
+
+@pytest.mark.parametrize("number", range(0, 35, 7))
+def test_so_it_ends_in_a_process_of_its_own(whole: Path, tmp_path: Path, number: int) -> None:
+    folder, _, named = broken(whole, tmp_path, number)
+    before = content(folder)
+    command = [sys.executable, "-B", "-m", "fairdeploy", "build", "-C", str(folder), "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "80"})
+    assert not wrong(done.stderr, named, done.returncode, before, content(folder)), done.stderr
+    assert done.stdout == ""
+
+
+def test_the_whole_project_is_valid(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "-C", str(whole)]) == 0
+    assert capsys.readouterr().out == "valid\n"
