@@ -128,9 +128,8 @@ def wrong_type(folder: Path, random: Random) -> str:
     plain = [at for at in found if KEY.match(lines[at])[3]]  # type: ignore[index]
     at = plain[int(random.integers(len(plain)))]
     indent, word, _ = KEY.match(lines[at]).groups()  # type: ignore[union-attr]
-    lines[at] = (
-        f"{indent}{word}: {some(random, '{a: {b: 1}}', '[[[]]]', '[{x: y}, 3]', '2026-02-30', '.nan', '{7: 8}', '-.inf')}"
-    )
+    value = some(random, "{a: {b: 1}}", "[[[]]]", "[{x: y}, 3]", "2026-02-30", ".nan", "{7: 8}", "-.inf")
+    lines[at] = f"{indent}{word}: {value}"
     write(folder, lines)
     return AT
 
@@ -179,16 +178,47 @@ def deep(folder: Path, random: Random) -> str:
 
 
 def bad_bound(folder: Path, random: Random) -> str:
-    value = some(random, ".nan", ".inf", "-.inf", "-0.1", "0", "1", "1.5", "'0.9'", "text", "true", "[0.1]", "{}", "null",
-                 "1e400", "9" * 400, "0x1F", "2026-01-01")  # fmt: skip
+    value = some(
+        random,
+        ".nan",
+        ".inf",
+        "-.inf",
+        "-0.1",
+        "0",
+        "1",
+        "1.5",
+        "'0.9'",
+        "text",
+        "true",
+        "[0.1]",
+        "{}",
+        "null",
+        "1e400",
+        "9" * 400,
+        "0x1F",
+        "2026-01-01",
+    )
     spoil(folder, CONFIG, *some(random, ("min: 0.1", f"min: {value}"), ("max_drop: 0.9", f"max_drop: {value}")))
     return AT
 
 
 def bad_option(folder: Path, random: Random) -> str:
-    option = some(random, "confidence: 0", "confidence: 1", "confidence: .nan", "confidence: high", "level: devise",
-                  "against: dense", "required: 'no'", "required: 0", "class: cat", "intersections: 1", "within: 3",
-                  "max_drop: 0.1", "minimum: 0.1")  # fmt: skip
+    option = some(
+        random,
+        "confidence: 0",
+        "confidence: 1",
+        "confidence: .nan",
+        "confidence: high",
+        "level: devise",
+        "against: dense",
+        "required: 'no'",
+        "required: 0",
+        "class: cat",
+        "intersections: 1",
+        "within: 3",
+        "max_drop: 0.1",
+        "minimum: 0.1",
+    )
     spoil(folder, CONFIG, "    min: 0.1", f"    min: 0.1\n    {option}")
     return AT
 
@@ -196,8 +226,19 @@ def bad_option(folder: Path, random: Random) -> str:
 def no_gates(folder: Path, random: Random) -> str:
     text = (folder / CONFIG).read_text()
     start, end = text.index("gates:"), text.index("targets:")
-    gates = some(random, "gates: {}", "gates: []", "gates:", "gates: none", "gates: {accuracy: {}}", "gates: {accuracy: []}",
-                 "gates: {accuracy: }", "gates: [accuracy]", "gates: {accuracy: 0.9}", "gates: {accuracy: [0.9]}")  # fmt: skip
+    gates = some(
+        random,
+        "gates: {}",
+        "gates: []",
+        "gates:",
+        "gates: none",
+        "gates: {accuracy: {}}",
+        "gates: {accuracy: []}",
+        "gates: {accuracy: }",
+        "gates: [accuracy]",
+        "gates: {accuracy: 0.9}",
+        "gates: {accuracy: [0.9]}",
+    )
     (folder / CONFIG).write_text(text[:start] + gates + "\n" + text[end:])
     return AT
 
@@ -209,7 +250,10 @@ def unknown_metric(folder: Path, random: Random) -> str:
 
 
 def unknown_group(folder: Path, random: Random) -> str:
-    waiver = "waivers:\n  - {target: brief, rule: accuracy.min, bound: 0.1, group: {%s}, reason: r, approver: a, expires: 2099-01-01}"
+    waiver = (
+        "waivers:\n  - {target: brief, rule: accuracy.min, bound: 0.1, group: {%s}, "
+        "reason: r, approver: a, expires: 2099-01-01}"
+    )
     old, new = some(
         random,
         ("    min: 0.1", "    min: 0.1\n    within: weather"),
@@ -299,16 +343,32 @@ def weights_that_do_not_fit(folder: Path, random: Random) -> str:
 
 
 def bad_labels(folder: Path, random: Random) -> str:
-    labels = some(random, "np.arange(count) % 3", "np.arange(count) % 2 - 1", "(np.arange(count) % 2) * 0.5",
-                  "np.where(np.arange(count) == 5, np.nan, 1.0)", "np.array(['a', 'b'] * (count // 2))",
-                  "np.full(count, 2**62)", "[[0, 1]] * count", "None")  # fmt: skip
+    labels = some(
+        random,
+        "np.arange(count) % 3",
+        "np.arange(count) % 2 - 1",
+        "(np.arange(count) % 2) * 0.5",
+        "np.where(np.arange(count) == 5, np.nan, 1.0)",
+        "np.array(['a', 'b'] * (count // 2))",
+        "np.full(count, 2**62)",
+        "[[0, 1]] * count",
+        "None",
+    )
     spoil(folder, CODE, "labels, {", f"{labels}, {{")
     return r"train: .*labels"
 
 
 def bad_groups(folder: Path, random: Random) -> str:
-    tone = some(random, "np.arange(count).astype(str)", "np.arange(count)", "tone[:-1]", "np.char.upper(tone)",
-                "np.array([None] * count)", "'light'", "np.array([['light']] * count)")  # fmt: skip
+    tone = some(
+        random,
+        "np.arange(count).astype(str)",
+        "np.arange(count)",
+        "tone[:-1]",
+        "np.char.upper(tone)",
+        "np.array([None] * count)",
+        "'light'",
+        "np.array([['light']] * count)",
+    )
     spoil(folder, CODE, '{"tone": tone}', f'{{"tone": {tone}}}')
     return r"train: attribute 'tone'"
 
@@ -326,25 +386,51 @@ def context_of_thousands(folder: Path, random: Random) -> str:
 
 
 def missing_columns(folder: Path, random: Random) -> str:
-    old, new = some(random, ('{"tone": tone}', "{}"), ('{"site": site}', "{}"), ('{"tone": tone}', '{"tones": tone}'),
-                    ('{"site": site}', '{"site": site[:3]}'), ('{"tone": tone}', "None"), ('{"tone": tone}', "[tone]"))  # fmt: skip
+    old, new = some(
+        random,
+        ('{"tone": tone}', "{}"),
+        ('{"site": site}', "{}"),
+        ('{"tone": tone}', '{"tones": tone}'),
+        ('{"site": site}', '{"site": site[:3]}'),
+        ('{"tone": tone}', "None"),
+        ('{"tone": tone}', "[tone]"),
+    )
     spoil(folder, CODE, old, new)
     return r"train: (attribute|context|Rows\.)"
 
 
 def bad_ids(folder: Path, random: Random) -> str:
-    ids = some(random, "np.arange(count)", "np.array(['a'] * count)", "np.array([''] * count)", "np.array([])", "'id'",
-               "np.array([f'{name}{at}' for at in range(count - 1)])", "None")  # fmt: skip
+    ids = some(
+        random,
+        "np.arange(count)",
+        "np.array(['a'] * count)",
+        "np.array([''] * count)",
+        "np.array([])",
+        "'id'",
+        "np.array([f'{name}{at}' for at in range(count - 1)])",
+        "None",
+    )
     spoil(folder, CODE, 'np.array([f"{name}{at}" for at in range(count)])', ids)
     return r"train: "
 
 
 def bad_rows(folder: Path, random: Random) -> str:
-    values = some(random, "image[start : start + size, :2]", "image[start : start + size, :, :5]", "image[0]",
-                  "np.where(np.arange(6) == 2, np.nan, image[start : start + size])", "image[start : start + size] + np.inf",
-                  "np.array([object()] * size)", "np.array(['x'] * size)", "[np.zeros((3, 6, 6)), np.zeros((3, 5, 6))]",
-                  "image[start : start + size - 1][:60]", "image", "np.float32(3)", "None",
-                  "image[start : start + size].astype(complex)")  # fmt: skip
+    values = some(
+        random,
+        "image[start : start + size, :2]",
+        "image[start : start + size, :, :5]",
+        "image[0]",
+        "np.where(np.arange(6) == 2, np.nan, image[start : start + size])",
+        "image[start : start + size] + np.inf",
+        "np.array([object()] * size)",
+        "np.array(['x'] * size)",
+        "[np.zeros((3, 6, 6)), np.zeros((3, 5, 6))]",
+        "image[start : start + size - 1][:60]",
+        "image",
+        "np.float32(3)",
+        "None",
+        "image[start : start + size].astype(complex)",
+    )
     plain = "image[start : start + size].astype(np.float32)"
     cast = ".astype(np.float32)" if values.startswith(("image", "np.where")) and "complex" not in values else ""
     spoil(folder, CODE, plain, f"({values}){cast}")
@@ -352,24 +438,53 @@ def bad_rows(folder: Path, random: Random) -> str:
 
 
 def bad_batches(folder: Path, random: Random) -> str:
-    new = some(random, 'yield {"picture": 1}', "yield 7", "yield []", "return 5", 'yield {"image": np.zeros(0)}; return',
-               "return", "raise OSError('disk gone')", "yield None", "import sys; sys.exit(0)")  # fmt: skip
+    new = some(
+        random,
+        'yield {"picture": 1}',
+        "yield 7",
+        "yield []",
+        "return 5",
+        'yield {"image": np.zeros(0)}; return',
+        "return",
+        "raise OSError('disk gone')",
+        "yield None",
+        "import sys; sys.exit(0)",
+    )
     spoil(folder, CODE, 'yield {"image": image[start : start + size].astype(np.float32)}', new)
     return r"image|rows|batch|tiny_code\.py:\d+"
 
 
 def overlap(folder: Path, random: Random) -> str:
     other = some(random, "train", "prune", "calibrate", "tune")
-    spoil(folder, CODE, "enumerate(COUNTS)}", f'enumerate(COUNTS)}} | {{"evaluate": split("{other}", '
-          f'{["train", "prune", "calibrate", "tune"].index(other) if random.random() < 0.5 else 77})}}')  # fmt: skip
+    spoil(
+        folder,
+        CODE,
+        "enumerate(COUNTS)}",
+        f'enumerate(COUNTS)}} | {{"evaluate": split("{other}", '
+        f"{['train', 'prune', 'calibrate', 'tune'].index(other) if random.random() < 0.5 else 77})}}",
+    )
     return rf"evaluate overlaps by id with {other}: \d+ of \d+ rows, first '{other}\d+'"
 
 
 def callable_that_raises(folder: Path, random: Random) -> str:
-    line = some(random, "raise ValueError('no such camera')", "1 / 0", "{}['camera']", "import no_such_package", "assert False",
-                "raise KeyboardInterrupt if False else RuntimeError", "import sys; sys.exit(3)", "def f(): f()\n    f()",
-                "raise Exception", "np.zeros(3).reshape(2)", "open('gone.csv')", "raise StopIteration", "int('x')",
-                "raise SystemExit('bye')", "raise ExceptionGroup('two', [ValueError(1)])")  # fmt: skip
+    line = some(
+        random,
+        "raise ValueError('no such camera')",
+        "1 / 0",
+        "{}['camera']",
+        "import no_such_package",
+        "assert False",
+        "raise KeyboardInterrupt if False else RuntimeError",
+        "import sys; sys.exit(3)",
+        "def f(): f()\n    f()",
+        "raise Exception",
+        "np.zeros(3).reshape(2)",
+        "open('gone.csv')",
+        "raise StopIteration",
+        "int('x')",
+        "raise SystemExit('bye')",
+        "raise ExceptionGroup('two', [ValueError(1)])",
+    )
     spoil(folder, CODE, "def splits():\n", f"def splits():\n    {line}\n")
     return r"tiny_code\.py:\d+: calling tiny_code:splits failed(.|\n)*tiny_code\.py\", line \d+, in "
 
@@ -418,18 +533,44 @@ def model_that_cannot_run(folder: Path, random: Random) -> str:
 
 
 def unknown_target(folder: Path, random: Random) -> str:
-    target = some(random, "breif", "jetsno", "''", "../brief", "brief.yaml", "{use: gone}", "{use: brief, idd: x}",
-                  "{use: brief, id: 'A B'}", "{use: brief, id: references}", "7", "{}", "null", "[brief]",
-                  "brief\n  - brief", "{use: brief, gates: {speed: {max: 1}}}", "{use: brief, gates: {accuracy: 1}}")  # fmt: skip
+    target = some(
+        random,
+        "breif",
+        "jetsno",
+        "''",
+        "../brief",
+        "brief.yaml",
+        "{use: gone}",
+        "{use: brief, idd: x}",
+        "{use: brief, id: 'A B'}",
+        "{use: brief, id: references}",
+        "7",
+        "{}",
+        "null",
+        "[brief]",
+        "brief\n  - brief",
+        "{use: brief, gates: {speed: {max: 1}}}",
+        "{use: brief, gates: {accuracy: 1}}",
+    )
     spoil(folder, CONFIG, "  - brief", f"  - {target}")
     return AT
 
 
 def broken_target(folder: Path, random: Random) -> str:
-    text = some(random, "extends: brief\nid: brief\n", "extends: gone\nid: brief\n", "extends: this-host\nid: brief\nspeed: 1\n",
-                "extends: this-host\nid: brief\nmeasure: {runs: 3}\n", "id: brief\n", "extends: [this-host]\nid: brief\n",
-                "extends: this-host\nid: brief\ngates: {accuracy: {min: 7}}\n", "- brief\n", "extends: this-host\nid: [\n",
-                "extends: this-host\nid: brief\nmeasure: {percentiles: [50, 101]}\n", "extends: 3\nid: brief\n")  # fmt: skip
+    text = some(
+        random,
+        "extends: brief\nid: brief\n",
+        "extends: gone\nid: brief\n",
+        "extends: this-host\nid: brief\nspeed: 1\n",
+        "extends: this-host\nid: brief\nmeasure: {runs: 3}\n",
+        "id: brief\n",
+        "extends: [this-host]\nid: brief\n",
+        "extends: this-host\nid: brief\ngates: {accuracy: {min: 7}}\n",
+        "- brief\n",
+        "extends: this-host\nid: [\n",
+        "extends: this-host\nid: brief\nmeasure: {percentiles: [50, 101]}\n",
+        "extends: 3\nid: brief\n",
+    )
     (folder / TARGET).write_text(text)
     return r"brief\.yaml(:\d+:\d+)?: "
 
@@ -441,8 +582,14 @@ def precision_that_a_backend_lacks(folder: Path, random: Random) -> str:
 
 
 def unknown_backend(folder: Path, random: Random) -> str:
-    old = some(random, "runtime: {backend: ortt}", "runtime: {backend: engine}", "quantization: {calibration: gone}",
-               "runtime: {backend: ''}", "quantization: {calibration: ../../x}")  # fmt: skip
+    old = some(
+        random,
+        "runtime: {backend: ortt}",
+        "runtime: {backend: engine}",
+        "quantization: {calibration: gone}",
+        "runtime: {backend: ''}",
+        "quantization: {calibration: ../../x}",
+    )
     (folder / TARGET).write_text(f"extends: this-host\nid: brief\n{old}\n")
     return r"(brief|fairdeploy)\.yaml:\d+:\d+: "
 
@@ -456,9 +603,39 @@ def paths_out_of_the_world(folder: Path, random: Random) -> str:
 
 
 KINDS: tuple[Kind, ...] = (
-    unknown_key, misspelt_key, duplicate_key, missing_key, wrong_type, unusual_yaml, too_large, deep, bad_bound, bad_option,
-    no_gates, unknown_metric, unknown_group, version_as_number, missing_files, missing_weights, broken_weights,
-    weights_that_do_not_fit, bad_labels, bad_groups, group_of_thousands, context_of_thousands, missing_columns, bad_ids,
-    bad_rows, bad_batches, overlap, callable_that_raises, callable_that_is_wrong, model_that_is_wrong, unknown_target,
-    broken_target, precision_that_a_backend_lacks, unknown_backend, paths_out_of_the_world,
-)  # fmt: skip
+    unknown_key,
+    misspelt_key,
+    duplicate_key,
+    missing_key,
+    wrong_type,
+    unusual_yaml,
+    too_large,
+    deep,
+    bad_bound,
+    bad_option,
+    no_gates,
+    unknown_metric,
+    unknown_group,
+    version_as_number,
+    missing_files,
+    missing_weights,
+    broken_weights,
+    weights_that_do_not_fit,
+    bad_labels,
+    bad_groups,
+    group_of_thousands,
+    context_of_thousands,
+    missing_columns,
+    bad_ids,
+    bad_rows,
+    bad_batches,
+    overlap,
+    callable_that_raises,
+    callable_that_is_wrong,
+    model_that_is_wrong,
+    unknown_target,
+    broken_target,
+    precision_that_a_backend_lacks,
+    unknown_backend,
+    paths_out_of_the_world,
+)

@@ -20,6 +20,7 @@ from tests.conftest import Kiosk
 COMMANDS = (
     *("build", "plan", "validate", "doctor", "verify", "judge", "gate", "explain", "compare", "report", "schema"),
     *("compact", "prune", "targets", "targets ls", "targets show", "version"),
+    *("cache", "cache ls", "cache verify", "cache prune"),
 )
 
 
