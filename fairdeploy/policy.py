@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from fairdeploy.data.splits import UNKNOWN
+from fairdeploy.errors import ConfigError
 from fairdeploy.evidence import Evidence
-from fairdeploy.gates import Gates, Verdict, Waiver, gate, gate_across, parse_across, parse_waivers
+from fairdeploy.evidence.metrics import ALL
+from fairdeploy.gates import Gates, Verdict, Waiver, gate, gate_across, gates_of, parse_across, parse_waivers
 from fairdeploy.gates.across import ALL_TARGETS
 from fairdeploy.project import Project, resolve_targets
 from fairdeploy.yamlfile import Document, nearest
@@ -40,7 +43,17 @@ class Policy:
         ConfigError
             With file and line, for a rule or a waiver that is wrong, or a waiver for a target that there is not.
         """
-        targets = tuple(one.target.id for one in resolve_targets(project, document, folder))
+        used = resolve_targets(project, document, folder)
+        targets = tuple(one.target.id for one in used)
+        for rule in (rule for one in used for rule in gates_of(one, project.task).rules):
+            if rule.within is not None and rule.within not in project.groups.contexts:
+                name, _, line = rule.where.rpartition(":")
+                known = nearest(rule.within, project.groups.contexts) or "; none is declared"
+                raise ConfigError(
+                    f"'within' of {rule.metric} is '{rule.within}', no context under groups{known}",
+                    file=folder / name,
+                    line=int(line),
+                )
         across = parse_across(document, task=project.task)
         waivers = parse_waivers(document)
         known = (*targets, ALL_TARGETS) if across else targets
@@ -48,6 +61,15 @@ class Policy:
             if waiver.target not in known:
                 place = ("waivers", at, "target")
                 raise document.error(f"no target '{waiver.target}' to waive for{nearest(waiver.target, known)}", place)
+            for name, level in waiver.group.items():
+                levels = project.groups.attributes.get(name)
+                if levels is None:
+                    said = f"no attribute '{name}' to waive for{nearest(name, project.groups.attributes)}"
+                elif level not in (*levels, UNKNOWN, ALL):
+                    said = f"no level '{level}' of {name} to waive for{nearest(level, levels)}"
+                else:
+                    continue
+                raise document.error(said, ("waivers", at, "group"))
         return cls(targets, waivers, across, today)
 
     def gate(self, evidence: Evidence, gates: Gates) -> Verdict:
