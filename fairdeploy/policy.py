@@ -47,11 +47,11 @@ class Policy:
         targets = tuple(one.target.id for one in used)
         for rule in (rule for one in used for rule in gates_of(one, project.task).rules):
             if rule.within is not None and rule.within not in project.groups.contexts:
-                name, _, line = rule.where.rpartition(":")
-                known = nearest(rule.within, project.groups.contexts) or "; none is declared"
+                file, _, line = rule.where.rpartition(":")
+                contexts = nearest(rule.within, project.groups.contexts) or "; none is declared"
                 raise ConfigError(
-                    f"'within' of {rule.metric} is '{rule.within}', no context under groups{known}",
-                    file=folder / name,
+                    f"'within' of {rule.metric} is '{rule.within}', no context under groups{contexts}",
+                    file=folder / file,
                     line=int(line),
                 )
         across = parse_across(document, task=project.task)
