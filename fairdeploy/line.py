@@ -19,12 +19,13 @@ from fairdeploy.devices import Device, HostDevice
 from fairdeploy.errors import ConfigError, StageError, TargetError
 from fairdeploy.evidence.records import StageName
 from fairdeploy.export import check_single_file
-from fairdeploy.gates import Gates, gates_of, parse_gates
+from fairdeploy.gates import Gates, Rule, gates_of, parse_gates
 from fairdeploy.measure import Meter, Model, Predictions
 from fairdeploy.project import CONFIG_NAME, TargetUsed, load_project, resolve_targets
 from fairdeploy.store import Kept, Store
 from fairdeploy.target import ALIASES, Target
 from fairdeploy.usercode import code_digest
+from fairdeploy.yamlfile import nearest
 
 STATE = ".fairdeploy"
 
@@ -92,7 +93,19 @@ class Line:
                 load_recipe(one.target.quantization.calibration, self.folder)
             except ConfigError as error:
                 raise error if error.file else self.document.error(f"{one.target.id}: {error}", ("targets",)) from None
-        return [(one, gates_of(one, self.project.task)) for one in used]
+        found = [(one, gates_of(one, self.project.task)) for one in used]
+        for rule in (rule for _, gates in found for rule in gates.rules):
+            self._check_context(rule)
+        return found
+
+    def _check_context(self, rule: Rule) -> None:
+        contexts = self.project.groups.contexts
+        if rule.within is not None and rule.within not in contexts:
+            file, _, line = rule.where.rpartition(":")
+            said = f"'within' of {rule.metric} is '{rule.within}', no context under groups"
+            raise ConfigError(
+                said + (nearest(rule.within, contexts) or "; none is declared"), file=self.folder / file, line=int(line)
+            )
 
     @cached_property
     def raw_splits(self) -> dict[str, Split]:

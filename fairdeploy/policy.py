@@ -8,10 +8,9 @@ from datetime import date
 from pathlib import Path
 
 from fairdeploy.data.splits import UNKNOWN
-from fairdeploy.errors import ConfigError
 from fairdeploy.evidence import Evidence
 from fairdeploy.evidence.metrics import ALL
-from fairdeploy.gates import Gates, Verdict, Waiver, gate, gate_across, gates_of, parse_across, parse_waivers
+from fairdeploy.gates import Gates, Verdict, Waiver, gate, gate_across, parse_across, parse_waivers
 from fairdeploy.gates.across import ALL_TARGETS
 from fairdeploy.project import Project, resolve_targets
 from fairdeploy.yamlfile import Document, nearest
@@ -43,17 +42,7 @@ class Policy:
         ConfigError
             With file and line, for a rule or a waiver that is wrong, or a waiver for a target that there is not.
         """
-        used = resolve_targets(project, document, folder)
-        targets = tuple(one.target.id for one in used)
-        for rule in (rule for one in used for rule in gates_of(one, project.task).rules):
-            if rule.within is not None and rule.within not in project.groups.contexts:
-                file, _, line = rule.where.rpartition(":")
-                contexts = nearest(rule.within, project.groups.contexts) or "; none is declared"
-                raise ConfigError(
-                    f"'within' of {rule.metric} is '{rule.within}', no context under groups{contexts}",
-                    file=folder / file,
-                    line=int(line),
-                )
+        targets = tuple(one.target.id for one in resolve_targets(project, document, folder))
         across = parse_across(document, task=project.task)
         waivers = parse_waivers(document)
         known = (*targets, ALL_TARGETS) if across else targets
