@@ -22,6 +22,7 @@ from fairdeploy.records import file_digest
 from fairdeploy.yamlfile import nearest
 
 SHOWN_FRAMES = 10
+_PROJECTS: set[Path] = set()  # folders that were put on sys.path, of which one project sees only its own
 SKIPPED_FOLDERS = frozenset({"build", "dist", "node_modules", "__pycache__"})
 
 
@@ -125,15 +126,17 @@ def _python_files(folder: Path) -> Iterator[Path]:
 
 
 def _put_first(folder: Path) -> None:
-    sys.path[:] = [str(folder), *(entry for entry in sys.path if entry != str(folder))]
+    _PROJECTS.add(folder)
+    sys.path[:] = [str(folder), *(entry for entry in sys.path if Path(entry) not in _PROJECTS)]
     importlib.invalidate_caches()
 
 
 def _forget_other_projects(top: str, folder: Path) -> None:
     """Drop a package that was imported from another project's folder under the same name."""
-    if not (folder / top).is_dir() and not (folder / f"{top}.py").is_file():
-        return
     place = _place(sys.modules.get(top))
+    foreign = place is not None and any(place.is_relative_to(other) for other in _PROJECTS - {folder})
+    if not foreign and not (folder / top).is_dir() and not (folder / f"{top}.py").is_file():
+        return
     if top not in sys.modules or (place is not None and place.is_relative_to(folder)):
         return
     if place is None or _is_installed(place):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from fairdeploy.cli import app, main, targets
+from fairdeploy.cli import app, cache, main, targets
 from fairdeploy.workflow import Build
 from tests.conftest import Kiosk
 
@@ -178,7 +178,8 @@ def test_mistakes_end_in_one_sentence(
 
 def test_every_command_is_listed() -> None:
     names = [name for name in app if not name.startswith("-")]
-    assert sorted(COMMANDS) == sorted([*names, *(f"targets {name}" for name in targets if not name.startswith("-"))])
+    below = [f"{one.name[0]} {name}" for one in (targets, cache) for name in one if not name.startswith("-")]
+    assert sorted(COMMANDS) == sorted([*names, *below])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
