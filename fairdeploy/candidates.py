@@ -7,8 +7,9 @@ run. A network is rebuilt from the user's module and what the store keeps (masks
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -22,13 +23,14 @@ from fairdeploy import __version__, backends
 from fairdeploy.bundle import CompactionRecord, LogEntry, ServesRecord, TrainingCourse
 from fairdeploy.data import StoredSplit
 from fairdeploy.devices.together import Timed, circumstances
+from fairdeploy.entries import KEY_LENGTH
 from fairdeploy.errors import ConfigError, MissingExtra
 from fairdeploy.export import ExportReport, export_onnx
 from fairdeploy.project import Budget, Project
 from fairdeploy.records import digest, file_digest
-from fairdeploy.store import KEY_LENGTH, Kept, Store
+from fairdeploy.store import Kept, Store
 from fairdeploy.target import load_target
-from fairdeploy.usercode import code_digest, load_object
+from fairdeploy.usercode import call, code_digest, load_object
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from fairdeploy.pruning.stations import Stations
 
 CHECK_ROWS = 64
+SHOWN_WEIGHTS = 12
 DECISIONS, MASKS, MEASURED, WEIGHTS = "decisions.json", "masks.json", "measured.json", "weights.safetensors"
 CHECKPOINTS, COURSE, MULTIPLIERS, SERVES = "checkpoints", "course.json", "multipliers.json", "serves.json"
 LEARNED = ("train", "prune")
@@ -110,7 +113,7 @@ class Networks:
     def identity(self) -> str:
         """Digest of the user's code, of the weights and of PyTorch's version."""
         weights = self.folder / self.project.model.weights
-        if not weights.is_file():
+        if not os.path.isfile(weights):  # unlike Path's, says no to a name that no file can have
             raise ConfigError(f"model.weights: no such file: {self.project.model.weights}", file=self.folder)
         return digest(
             {
@@ -131,14 +134,18 @@ class Networks:
             from safetensors.torch import load_file
         except ImportError:
             raise MissingExtra("loading a PyTorch model", "torch") from None
-        module = load_object(self.project.model.import_, self.folder)()
+        name = self.project.model.import_
+        module = call(load_object(name, self.folder), {}, name=name)
         if not isinstance(module, torch.nn.Module):
-            raise ConfigError(f"model.import: {self.project.model.import_}() gave no torch.nn.Module")
+            raise ConfigError(f"model.import: {name}() gave no torch.nn.Module")
         weights = self.folder / self.project.model.weights
         try:
-            module.load_state_dict(load_file(weights))
-        except Exception as error:  # safetensors and torch raise many kinds for a file that does not fit
-            raise ConfigError(f"do not fit {self.project.model.import_}: {error}", file=weights) from None
+            given = load_file(weights)
+        except Exception as error:  # safetensors raises many kinds for a file that is none of its own
+            raise ConfigError(f"is no safetensors file: {error}", file=weights) from None
+        if wrong := _misfits(module.state_dict(), given):
+            raise ConfigError(f"does not fit {name}: {wrong}", file=weights)
+        module.load_state_dict(given)
         return module.eval()
 
     @cached_property
@@ -512,6 +519,21 @@ def _write_training(folder: Path, trained: Pruned | Trained, station: str, *, we
         if (course := trained.fair.course(station)) is not None:
             course.save(folder / COURSE)
         (folder / MULTIPLIERS).write_text(json.dumps(trained.fair.settled().tolist()))
+
+
+def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Say which weights a network lacks in a file, which it does not know, and whose shapes differ."""
+    there, here = ({name: list(one.shape) for name, one in weights.items()} for weights in (given, own))
+    wrong = [f"lacks {name} {here[name]}" for name in here if name not in there]
+    wrong += [f"has unknown {name} {there[name]}" for name in there if name not in here]
+    wrong += [
+        f"{name} is {there[name]}, in the network {here[name]}"
+        for name in here
+        if name in there and there[name] != here[name]
+    ]
+    return "; ".join(
+        [*wrong[:SHOWN_WEIGHTS], *([f"and {len(wrong) - SHOWN_WEIGHTS} more"] if wrong[SHOWN_WEIGHTS:] else [])]
+    )
 
 
 def _version(package: str) -> str:

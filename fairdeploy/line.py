@@ -29,11 +29,12 @@ from fairdeploy.devices import Device, HostDevice
 from fairdeploy.errors import ConfigError, StageError, TargetError
 from fairdeploy.evidence.records import StageName
 from fairdeploy.export import check_single_file
-from fairdeploy.gates import Gates, gates_of, parse_gates
+from fairdeploy.gates import Gates, Rule, gates_of, parse_gates
 from fairdeploy.measure import Meter, Model, Predictions
 from fairdeploy.project import CONFIG_NAME, TargetUsed, load_project, resolve_targets
 from fairdeploy.store import Kept, Store
-from fairdeploy.target import ALIASES
+from fairdeploy.target import ALIASES, Target
+from fairdeploy.yamlfile import nearest
 
 STATE = ".fairdeploy"
 
@@ -96,9 +97,24 @@ class Line:
         if strangers := self.devices.keys() - set(ids):
             raise ConfigError(f"a device was given for '{min(strangers)}', which is no target of this build: {ids}")
         for one in used:
-            backends.load(one.target.runtime.backend)
-            load_recipe(one.target.quantization.calibration, self.folder)
-        return [(one, gates_of(one, self.project.task)) for one in used]
+            try:
+                _check_runtime(one.target)
+                load_recipe(one.target.quantization.calibration, self.folder)
+            except ConfigError as error:
+                raise error if error.file else self.document.error(f"{one.target.id}: {error}", ("targets",)) from None
+        found = [(one, gates_of(one, self.project.task)) for one in used]
+        for rule in (rule for _, gates in found for rule in gates.rules):
+            self._check_context(rule)
+        return found
+
+    def _check_context(self, rule: Rule) -> None:
+        contexts = self.project.groups.contexts
+        if rule.within is not None and rule.within not in contexts:
+            file, _, line = rule.where.rpartition(":")
+            said = f"'within' of {rule.metric} is '{rule.within}', no context under groups"
+            raise ConfigError(
+                said + (nearest(rule.within, contexts) or "; none is declared"), file=self.folder / file, line=int(line)
+            )
 
     @cached_property
     def raw_splits(self) -> dict[str, Split]:
@@ -188,3 +204,13 @@ class Line:
             return self.meter.predict(model, split, device=self.host, of=of)
         except TargetError as error:
             raise StageError(f"the {of} network cannot be run, so nothing can be judged: {error}") from error
+
+
+def _check_runtime(target: Target) -> None:
+    """Refuse a target whose backend is unknown, or can do its precision nowhere."""
+    able = backends.load(target.runtime.backend).capability().precisions
+    if able and target.build.precision not in able:
+        raise ConfigError(
+            f"backend '{target.runtime.backend}' has no precision {target.build.precision}, only {', '.join(able)}: "
+            "change build.precision"
+        )

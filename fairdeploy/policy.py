@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from fairdeploy.data.splits import UNKNOWN
 from fairdeploy.evidence import Evidence
+from fairdeploy.evidence.metrics import ALL
 from fairdeploy.gates import Gates, Verdict, Waiver, gate, gate_across, parse_across, parse_waivers
 from fairdeploy.gates.across import ALL_TARGETS
 from fairdeploy.project import Project, resolve_targets
@@ -48,6 +50,15 @@ class Policy:
             if waiver.target not in known:
                 place = ("waivers", at, "target")
                 raise document.error(f"no target '{waiver.target}' to waive for{nearest(waiver.target, known)}", place)
+            for name, level in waiver.group.items():
+                levels = project.groups.attributes.get(name)
+                if levels is None:
+                    said = f"no attribute '{name}' to waive for{nearest(name, project.groups.attributes)}"
+                elif level not in (*levels, UNKNOWN, ALL):
+                    said = f"no level '{level}' of {name} to waive for{nearest(level, levels)}"
+                else:
+                    continue
+                raise document.error(said, ("waivers", at, "group"))
         return cls(targets, waivers, across, today)
 
     def gate(self, evidence: Evidence, gates: Gates) -> Verdict:

@@ -19,6 +19,8 @@ from fairdeploy.source import DataSource, ImportString
 from fairdeploy.target import ALIASES, ID_PATTERN, Target, resolve_target
 from fairdeploy.yamlfile import Document, KeyPath
 
+MOST_LEVELS = 500  # of an attribute or a context; what has more is an id
+
 
 def _not_reserved(name: str) -> str:
     if name == "references":
@@ -62,6 +64,10 @@ class Groups(Record):
         for name, levels in attributes.items():
             if len(levels) < 2 or len(set(levels)) != len(levels) or "unknown" in levels:
                 raise ValueError(f"{name}: declare at least two different levels; 'unknown' is added by itself")
+            if len(levels) > MOST_LEVELS:
+                raise ValueError(
+                    f"{name} has {len(levels)} levels, at most {MOST_LEVELS} can be compared: join them to coarser ones"
+                )
         return attributes
 
 

@@ -110,6 +110,8 @@ def resolve_target(name: str, project_dir: Path | None = None) -> yamlfile.Docum
     document = yamlfile.read(files[name])
     seen = [name]
     while (base := document.data.pop("extends", None)) is not None:
+        if not isinstance(base, str):
+            raise document.error(f"'extends' is {base!r}: give the id of one target as text", ("extends",))
         if base in seen or base not in files:
             reason = "extends itself" if base in seen else f"extends unknown '{base}'{yamlfile.nearest(base, files)}"
             raise ConfigError(f"target '{name}' {reason}", file=files[seen[-1]])

@@ -21,6 +21,8 @@ from fairdeploy.errors import ConfigError, FairdeployError
 from fairdeploy.records import file_digest
 from fairdeploy.yamlfile import nearest
 
+SHOWN_FRAMES = 10
+_PROJECTS: set[Path] = set()  # folders that were put on sys.path, of which one project sees only its own
 SKIPPED_FOLDERS = frozenset({"build", "dist", "node_modules", "__pycache__"})
 
 
@@ -89,7 +91,7 @@ def user_errors(doing: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         file, line = _user_line(error)
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise ConfigError(f"{doing} failed: {reason}", file=file, line=line) from error
+        raise ConfigError(f"{doing} failed: {reason}{_shown(error)}", file=file, line=line) from error
 
 
 def code_digest(folder: Path, files: tuple[Path, ...] = ()) -> str:
@@ -124,15 +126,17 @@ def _python_files(folder: Path) -> Iterator[Path]:
 
 
 def _put_first(folder: Path) -> None:
-    sys.path[:] = [str(folder), *(entry for entry in sys.path if entry != str(folder))]
+    _PROJECTS.add(folder)
+    sys.path[:] = [str(folder), *(entry for entry in sys.path if Path(entry) not in _PROJECTS)]
     importlib.invalidate_caches()
 
 
 def _forget_other_projects(top: str, folder: Path) -> None:
     """Drop a package that was imported from another project's folder under the same name."""
-    if not (folder / top).is_dir() and not (folder / f"{top}.py").is_file():
-        return
     place = _place(sys.modules.get(top))
+    foreign = place is not None and any(place.is_relative_to(other) for other in _PROJECTS - {folder})
+    if not foreign and not (folder / top).is_dir() and not (folder / f"{top}.py").is_file():
+        return
     if top not in sys.modules or (place is not None and place.is_relative_to(folder)):
         return
     if place is None or _is_installed(place):
@@ -157,11 +161,27 @@ def _is_installed(file: Path) -> bool:
     return file.is_relative_to(ours) or any(file.is_relative_to(root) for root in roots)
 
 
+def _shown(error: BaseException) -> str:
+    """Return the traceback from the user's first line on, without ours; of many frames the first and the last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [at for at, frame in enumerate(frames) if _is_users(frame.filename)]
+    if not own:
+        return ""
+    lines = traceback.format_list(frames[own[0] :])
+    left_out = [f"  ... {len(lines) - SHOWN_FRAMES} more\n"] if len(lines) > SHOWN_FRAMES else []
+    lines = [*lines[: SHOWN_FRAMES // 2], *left_out, *lines[-SHOWN_FRAMES // 2 :]] if left_out else lines
+    return "\n" + "".join(lines).rstrip()
+
+
+def _is_users(filename: str) -> bool:
+    return not filename.startswith("<") and not _is_installed(Path(filename).resolve())
+
+
 def _user_line(error: BaseException) -> tuple[Path | None, int | None]:
     """Return the innermost line that belongs to neither us, Python nor an installed package."""
     if isinstance(error, SyntaxError) and error.filename:
         return Path(error.filename), error.lineno
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith("<") and not _is_installed(Path(frame.filename).resolve()):
+        if _is_users(frame.filename):
             return Path(frame.filename), frame.lineno
     return None, None

@@ -6,8 +6,6 @@ compiles, runs, judges, gates and seals on its own: when one fails the others go
 
 from __future__ import annotations
 
-import contextlib
-import os
 import platform
 import shutil
 import tempfile
@@ -36,12 +34,12 @@ from fairdeploy.devices.facts import read_facts
 from fairdeploy.errors import ConfigError, ExitCode, MissingExtra
 from fairdeploy.evidence.records import EvidenceRecord, StageName
 from fairdeploy.gates import Verdict, gates_of, worst_exit
-from fairdeploy.line import Line, Listener
+from fairdeploy.line import STATE, Line, Listener
 from fairdeploy.measure import Predictions
 from fairdeploy.policy import Policy
 from fairdeploy.project import CONFIG_NAME, Project, load_project, resolve_targets
 from fairdeploy.records import digest, file_digest
-from fairdeploy.store import Kept
+from fairdeploy.store import Kept, locked
 
 BUILDS = "build"
 
@@ -129,27 +127,38 @@ def _seal_build(
     build_id = build_identity(record, {one.target.id: (one.target, one.verdict) for one in outcomes})
     place = line.folder / BUILDS / build_id
     looks = _look(line.folder, build_id, [(one.evidence.record, one.verdict) for one in outcomes], across)
-    if not (place / "build.json").is_file():
-        decisions = (*record.decisions, *looks.entries)
-        counted = {"attempts": looks.builds, "gate_sets": looks.gate_sets, "decisions": decisions}
-        record = record.model_copy(update={"build_id": build_id, **counted})
-        place.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=place.parent, prefix=".sealing-"))
-        try:
-            for one in outcomes:
-                one.seal(work / one.target.id, record)
-            (work / "references").mkdir()
-            shutil.copyfile(references.dense, work / "references" / "dense.onnx")
-            shutil.copyfile(references.compact, work / "references" / "compact.onnx")
-            record.save(work / "build.json")
-            work.chmod(0o755)
-            with contextlib.suppress(OSError):  # another build of the same was faster; load_build checks what is there
-                work.replace(place)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    _point_latest(place)
+    line.store.note_use(build_id)
+    with locked(line.folder / STATE / "sealing"):
+        _sweep(place.parent)
+        if not (place / "build.json").is_file():
+            decisions = (*record.decisions, *looks.entries)
+            counted = {"attempts": looks.builds, "gate_sets": looks.gate_sets, "decisions": decisions}
+            _write_build(place, record.model_copy(update={"build_id": build_id, **counted}), references, outcomes)
+        _point_latest(place)
     sealed, bundles = load_build(place)
     return Build(place, sealed, bundles, times=_times(line))
+
+
+def _write_build(place: Path, record: BuildRecord, references: References, outcomes: list[Outcome]) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=place.parent, prefix=".sealing-"))
+    try:
+        for one in outcomes:
+            one.seal(work / one.target.id, record)
+        (work / "references").mkdir()
+        shutil.copyfile(references.dense, work / "references" / "dense.onnx")
+        shutil.copyfile(references.compact, work / "references" / "compact.onnx")
+        record.save(work / "build.json")
+        work.chmod(0o755)
+        work.replace(place)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _sweep(builds: Path) -> None:
+    """Remove what a killed process left half sealed."""
+    for left in builds.glob(".sealing-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _record(
@@ -218,7 +227,7 @@ def _point_latest(place: Path) -> None:
         raise ConfigError(
             f"a folder is in the way of the link to the newest build; remove it ({place.name} is sealed)", file=latest
         )
-    link = place.parent / f".latest-{os.getpid()}"
+    link = place.parent / ".latest"
     link.unlink(missing_ok=True)
     link.symlink_to(place.name)
     link.replace(latest)

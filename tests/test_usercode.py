@@ -46,6 +46,13 @@ def test_two_projects_with_the_same_package_name_do_not_mix(tmp_path: Path) -> N
     assert load_object("shop.data:value", first)() == 1
 
 
+def test_a_project_without_the_code_does_not_find_anothers(tmp_path: Path) -> None:
+    load_object("shop.data:VALUE", project(tmp_path / "first", data="VALUE = 1"))
+    (tmp_path / "second").mkdir()
+    with pytest.raises(ConfigError, match="no module 'shop'"):
+        load_object("shop.data:VALUE", tmp_path / "second")
+
+
 def test_a_module_is_loaded_once(tmp_path: Path) -> None:
     folder = project(tmp_path, data="VALUE = object()")
     assert load_object("shop.data:VALUE", folder) is load_object("shop.data:VALUE", folder)

@@ -51,6 +51,10 @@ targets = cyclopts.App(name="targets", help="The catalogue of targets.")
 targets.command("fairdeploy.cli.targets:ls", name="ls")
 targets.command("fairdeploy.cli.targets:show", name="show")
 app.command(targets)
+cache = cyclopts.App(name="cache", help="The store of what was built: list, check, clean up.")
+for name in ("ls", "verify", "prune"):
+    cache.command(f"fairdeploy.cli.cache:{name}", name=name)
+app.command(cache)
 
 
 def main(argv: Sequence[str] | None = None, *, with_devices: Mapping[str, Device] | None = None) -> int:

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairdeploy.data.splits import UNKNOWN, Rows
-from fairdeploy.data.values import MOST_LEVELS
 from fairdeploy.errors import DataError
-from fairdeploy.project import Groups
+from fairdeploy.project import MOST_LEVELS, Groups
 from fairdeploy.yamlfile import nearest
 
 SHOWN = 5
@@ -36,6 +35,9 @@ def checked_rows(rows: Rows, *, split: str, classes: int, groups: Groups) -> Row
     DataError
         At the first thing that is wrong, naming the column, the row and what to mend.
     """
+    for what, columns in (("attributes", rows.attributes), ("contexts", rows.contexts)):
+        if not isinstance(columns, Mapping):
+            raise DataError(f"{split}: Rows.{what} is {type(columns).__name__}, not a mapping of name to array of text")
     ids = _text(rows.ids, f"{split}: ids")
     if not len(ids):
         raise DataError(f"{split}: has no rows")
@@ -48,11 +50,11 @@ def checked_rows(rows: Rows, *, split: str, classes: int, groups: Groups) -> Row
         raise DataError(
             f"{split}: groups.cluster is '{groups.cluster}', but Rows.clusters is not given: fill it, one name per row"
         )
-    columns = {
+    given = {
         f"attribute '{name}'": _column(rows.attributes, name, f"{split}: attribute", ids) for name in groups.attributes
     }
     attributes = {
-        name: _levels(columns[f"attribute '{name}'"], levels, f"{split}: attribute '{name}'", ids)
+        name: _levels(given[f"attribute '{name}'"], levels, f"{split}: attribute '{name}'", ids)
         for name, levels in groups.attributes.items()
     }
     contexts = {name: _column(rows.contexts, name, f"{split}: context", ids) for name in groups.contexts}

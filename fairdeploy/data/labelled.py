@@ -13,9 +13,9 @@ from fairdeploy.data.roles import refuse_missing_columns
 from fairdeploy.data.spelling import without_decimals
 from fairdeploy.data.splits import SPLITS, UNKNOWN, Rows
 from fairdeploy.data.tables import Table
-from fairdeploy.data.values import MOST_LEVELS, parts_of
+from fairdeploy.data.values import parts_of
 from fairdeploy.errors import DataError
-from fairdeploy.project import Groups
+from fairdeploy.project import MOST_LEVELS, Groups
 from fairdeploy.source import Columns, ImageColumns
 from fairdeploy.yamlfile import nearest
 

@@ -102,6 +102,9 @@ def _called(source: CallableSource, folder: Path) -> dict[str, Split]:
     for split in SPLITS:
         if not isinstance(made[split], Split) or not isinstance(made[split].rows, Rows):
             raise DataError(f"{name}: '{split}' is {type(made[split]).__name__}, not a fairdeploy.data.Split of Rows")
+        if not callable(made[split].batches):
+            kind = type(made[split].batches).__name__
+            raise DataError(f"{name}: '{split}' has {kind} for batches, not a function of a size that yields batches")
     return made
 
 

@@ -17,8 +17,9 @@ from fairdeploy.data.roles import Levels, Roles
 from fairdeploy.data.spelling import same_names
 from fairdeploy.data.splits import UNKNOWN
 from fairdeploy.data.tables import Table
-from fairdeploy.data.values import MOST_LEVELS, Seen, parts_of
+from fairdeploy.data.values import Seen, parts_of
 from fairdeploy.errors import ConfigError, DataError
+from fairdeploy.project import MOST_LEVELS
 from fairdeploy.yamlfile import nearest
 
 MOST_NUMBERS = 50

@@ -18,7 +18,6 @@ from fairdeploy.errors import DataError
 
 NAN = frozenset(("nan", "NaN"))
 MOST_DIFFERENT = 1_000
-MOST_LEVELS = 500
 MOST_CHARACTERS = 512
 DECIMAL_COMMA = re.compile(r"\s*\d+,\d+\s*")
 

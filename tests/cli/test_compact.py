@@ -309,7 +309,10 @@ def test_what_cannot_be_compacted_is_said_in_one_sentence(arguments, code, says,
     assert printed == ""
     error = said[said.index("error: ") :]
     assert says in error
-    assert error.count("\n") == 1
+    message, *own_traceback = error.splitlines()
+    assert all(line.startswith("  ") for line in own_traceback)
+    assert "fairdeploy/" not in "".join(own_traceback)
+    assert says in message
     assert "unexpected" not in error
     assert [file.name for file in here.iterdir()] == ["code"]
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from fairdeploy.cli import app, main, targets
+from fairdeploy.cli import app, cache, main, targets
 from fairdeploy.workflow import Build
 from tests.conftest import Kiosk
 
 COMMANDS = (
     *("build", "plan", "validate", "doctor", "verify", "judge", "gate", "explain", "compare", "report", "schema"),
     *("compact", "prune", "targets", "targets ls", "targets show", "version", "init", "completion"),
+    *("cache", "cache ls", "cache verify", "cache prune"),
 )
 
 
@@ -177,7 +178,8 @@ def test_mistakes_end_in_one_sentence(
 
 def test_every_command_is_listed() -> None:
     names = [name for name in app if not name.startswith("-")]
-    assert sorted(COMMANDS) == sorted([*names, *(f"targets {name}" for name in targets if not name.startswith("-"))])
+    below = [f"{one.name[0]} {name}" for one in (targets, cache) for name in one if not name.startswith("-")]
+    assert sorted(COMMANDS) == sorted([*names, *below])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
