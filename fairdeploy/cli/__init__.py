@@ -48,12 +48,19 @@ for name, place, what in (
 ):
     app.command(f"fairdeploy.cli.{place}", name=name, help=what)
 targets = cyclopts.App(name="targets", help="The catalogue of targets.")
-targets.command("fairdeploy.cli.targets:ls", name="ls")
-targets.command("fairdeploy.cli.targets:show", name="show")
+for name, what in (
+    ("ls", "The known targets; a project's own come before the shipped ones."),
+    ("show", "One target: every value and where it comes from."),
+):
+    targets.command(f"fairdeploy.cli.targets:{name}", name=name, help=what)
 app.command(targets)
 cache = cyclopts.App(name="cache", help="The store of what was built: list, check, clean up.")
-for name in ("ls", "verify", "prune"):
-    cache.command(f"fairdeploy.cli.cache:{name}", name=name)
+for name, what in (
+    ("ls", "What the store holds, by station: how many results, how large, how old."),
+    ("verify", "Read every result again, and name those that are not as they were written."),
+    ("prune", "Remove results by age, or those that no build refers to; with both, what meets both."),
+):
+    cache.command(f"fairdeploy.cli.cache:{name}", name=name, help=what)
 app.command(cache)
 
 
