@@ -374,7 +374,7 @@ def bad_groups(folder: Path, random: Random) -> str:
 
 
 def group_of_thousands(folder: Path, random: Random) -> str:
-    levels = ", ".join(f"g{at}" for at in range(int(random.choice([201, 1000]))))
+    levels = ", ".join(f"g{at}" for at in range(int(random.choice([501, 1000]))))
     spoil(folder, CONFIG, "tone: [light, dark]", f"tone: [{levels}]")
     return AT + r".*levels"
 

@@ -100,7 +100,7 @@ def test_nothing_is_written_into_a_sealed_bundle(kiosk_folder: Path, capsys: pyt
         (["report", "nowhere"], 2, "neither a build nor a bundle"),
         (["report", "{build}", "--format", "pdf"], 2, "pdf"),
         (["report", "{build}", "--out", "{build}/build.json/x"], 2, "cannot be written"),
-        (["schema", "verdikt"], 2, "there are build, evidence"),
+        (["schema", "verdikt"], 2, "known: build, evidence"),
         (["schema"], 2, "name"),
     ],
 )
